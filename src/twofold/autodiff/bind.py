@@ -1,0 +1,252 @@
+"""bind: the one switch. Every operation on tensors passes here.
+
+Three things happen, in this order: the operation is *evaluated* (NumPy now, or a node of a graph
+while tracing), a view is linked to its base, and, if an input requires a gradient, the operation
+is *recorded* on the tape. `write` is the same for in-place changes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..ir.dtypes import FROM_NUMPY
+from ..ir.errors import AutogradError, TwofoldError
+from ..ir.primitive import PRIMITIVES, Primitive, install_dispatch
+from ..ir.types import TensorType
+from .handle import Tensor, mode, storage_of, wrap
+from .tape import Node
+
+_ndarray = np.ndarray
+
+
+def bind(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
+    """Apply primitive `p` to tensors; Python numbers among them take the last tensor's dtype."""
+    if mode.tracer is None:
+        result = evaluate(p, [t._value if isinstance(t, Tensor) else t for t in inputs], params)
+    else:
+        result = mode.tracer.bind(p, inputs, params)
+    if p.multiple:
+        outs = tuple([wrap(r) for r in result])
+        if mode.grad:
+            record(p, inputs, params, outs)
+        return outs
+    out = wrap(result)
+    if p.view:
+        link_view(p, inputs[0], params, out)
+    if mode.grad:
+        for t in inputs:
+            if isinstance(t, Tensor) and (t.requires_grad or t._base is not None):
+                record(p, inputs, params, (out,))
+                break
+    return out
+
+
+def evaluate(p: Primitive, values: list[Any], params: dict[str, Any]) -> Any:
+    """Run the NumPy reference on arrays, with results as arrays in row-major order."""
+    if not p.checked_by_numpy:
+        p.type_rule(*value_types(values), **params)
+    try:
+        out = p.numpy(*values, **params)
+    except TwofoldError:
+        raise
+    except Exception:
+        p.type_rule(*value_types(values), **params)  # explains it, if the inputs are to blame
+        raise
+    if out.__class__ is _ndarray:
+        if out.ndim > 1 and not p.view and not out.flags.c_contiguous:
+            return np.ascontiguousarray(out)
+        return out
+    if p.multiple:
+        return tuple([np.ascontiguousarray(o) if o.ndim else np.asarray(o) for o in out])
+    return np.asarray(out)
+
+
+def value_types(values: list[Any]) -> list[TensorType]:
+    """Types of arrays or graph values; a Python number has the last array's dtype."""
+    dtype = None
+    for v in reversed(values):
+        if hasattr(v, "shape"):
+            dtype = FROM_NUMPY.get(v.dtype, v.dtype)
+            break
+    return [
+        TensorType(v.shape, FROM_NUMPY.get(v.dtype, v.dtype))
+        if hasattr(v, "shape")
+        else TensorType((), dtype)  # type: ignore[arg-type]
+        for v in values
+    ]
+
+
+def link_view(p: Primitive, base: Tensor, params: dict[str, Any], out: Tensor) -> None:
+    """Make `out` a view of `base` if the value is one (a reshape may have been a copy)."""
+    if mode.tracer is None:
+        if out._value is not base._value and not np.may_share_memory(out._value, base._value):
+            return
+    elif not mode.tracer.is_view(p, base, params):
+        return
+    out._storage = storage_of(base)
+    out._value_version = out._storage.version
+    if base._base is not None and base._attached:
+        out._base, out._steps = base._base, (*base._steps, (p, params))
+    else:
+        out._base, out._steps = base, ((p, params),)
+    out._seen = out._base._history
+
+
+def record(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any], outs: tuple[Tensor, ...]) -> None:
+    """Put the operation on the tape if a gradient can flow through it."""
+    rules = p.rules
+    if rules is None and p.rule_all is None:
+        return
+    edges: list[Any] = []
+    needs_y, needs_x = False, None
+    for i, t in enumerate(inputs):
+        edge = None
+        if isinstance(t, Tensor):
+            node = t._node if t._base is None else current_node(t)
+            if t.requires_grad:
+                if rules is None:
+                    edge = (t, 0) if node is None else (node, t._index)
+                    needs_y = "y" in p.saves_all
+                    needs_x = (True,) * len(inputs) if "x" in p.saves_all else (False,) * len(inputs)
+                elif rules[i] is not None:
+                    rule = rules[i]
+                    edge = (t, 0) if node is None else (node, t._index)
+                    needs_y = needs_y or rule.needs_y
+                    if needs_x is None:
+                        needs_x = rule.needs_x
+                    else:
+                        needs_x = tuple([a or b for a, b in zip(needs_x, rule.needs_x, strict=True)])
+        edges.append(edge)
+    if needs_x is None:
+        return
+    marked = False
+    for out in outs:
+        if out.dtype.is_differentiable:
+            out.requires_grad = marked = True
+    if not marked:
+        return
+    node = Node(p, params, inputs, edges, needs_x, outs, needs_y)
+    for i, out in enumerate(outs):
+        if out.requires_grad:
+            out._node = node
+            out._index = i
+
+
+def current_node(t: Tensor) -> Node | None:
+    """The node that made `t`; a view's is made anew when its base's history has changed."""
+    base = t._base
+    if base is not None and t._attached:
+        current_node(base)  # the base may be a view of an alias
+        if t._seen != base._history:
+            chain = _replay(t)
+            t._node, t._index, t.requires_grad = chain[-1]._node, chain[-1]._index, chain[-1].requires_grad
+            t._seen = base._history
+    return t._node
+
+
+def _replay(t: Tensor) -> list[Tensor]:
+    """Handles from `t`'s base to `t` along its chain of views, recorded on the tape.
+
+    The memory is as it is now, so eagerly the values need no computing.
+    """
+    assert t._base is not None
+    chain = [t._base]
+    for p, params in t._steps:
+        chain.append(bind(p, (chain[-1],), params))
+    return chain
+
+
+def write(t: Tensor, new: Tensor) -> Tensor:
+    """Put `new`'s value into `t`'s memory and its history onto `t` and all that share it.
+
+    `new` has `t`'s shape and dtype. Every in-place operation of the library ends here.
+    """
+    recording = mode.grad and (t.requires_grad or new.requires_grad)
+    if recording:
+        _check_writable(t)
+    if mode.tracer is None:
+        if new._value is not t._value:
+            try:
+                np.copyto(t._value, new._value)
+            except ValueError as e:
+                raise _not_writable(t) from e
+    else:
+        mode.tracer.write(t, new)
+    storage_of(t).version += 1
+    t._value_version = t._storage.version  # type: ignore[union-attr]
+    if recording:
+        _rebase_history(t, new)
+    return t
+
+
+def _check_writable(t: Tensor) -> None:
+    root = t
+    while root._base is not None and root._attached:
+        root = root._base
+    if root.requires_grad and current_node(root) is None:
+        what = "a view of a leaf tensor" if root is not t else "a leaf tensor"
+        raise AutogradError(
+            f"{what} of shape {root.shape} that requires grad is changed in place",
+            hint="change it inside `with twofold.no_grad():`, or write `x = x + ...` instead of `x += ...`",
+        )
+
+
+def _not_writable(t: Tensor) -> TwofoldError:
+    return AutogradError(
+        f"a tensor of shape {t.shape} with strides {t._value.strides} can't be written: its memory is "
+        "read-only, or several elements share one place (expand)",
+        hint="make a copy first: x = x.clone()",
+    )
+
+
+def _rebase_history(t: Tensor, new: Tensor) -> None:
+    """After a recorded write: `t`'s history is `new`'s; a view's base (and siblings) follow."""
+    if new.requires_grad and new._node is None:  # a leaf was copied in: the copy is an operation
+        from_leaf = wrap(new._value)
+        record(PRIMITIVES["copy"], (new,), {}, (from_leaf,))
+        new = from_leaf
+    if t._base is None or not t._attached:
+        t._node, t._index, t.requires_grad = current_node(new), new._index, new.requires_grad
+        t._history += 1
+        return
+    # Rebuild the base from the overwritten view, step by step outwards. Each level's value is
+    # the memory as it is after the write, so the operations are recorded without being run.
+    base = t._base
+    levels = [base]
+    for p, params in t._steps[:-1]:
+        with no_record():
+            levels.append(bind(p, (levels[-1],), params))
+    # the levels need the *old* history of the base
+    for i, (p, params) in enumerate(t._steps[:-1]):
+        record(p, (levels[i],), params, (levels[i + 1],))
+    for level, (p, params) in zip(reversed(levels), reversed(t._steps), strict=True):
+        q, inputs, q_params = p.write(level, new, **params)  # type: ignore[misc]
+        out = wrap(level._value)
+        record(q, inputs, q_params, (out,))
+        new = out
+    base._node, base._index, base.requires_grad = new._node, new._index, new.requires_grad
+    base._history += 1
+
+
+class no_record:
+    """Inside: operations are evaluated only. Lighter than the public no_grad."""
+
+    __slots__ = ("previous",)
+
+    def __enter__(self) -> None:
+        self.previous = mode.grad
+        mode.grad = False
+
+    def __exit__(self, *_: Any) -> None:
+        mode.grad = self.previous
+
+
+def _is_leaf(t: Tensor) -> bool:
+    return current_node(t) is None
+
+
+Tensor.is_leaf = property(_is_leaf, doc="True when no recorded operation made it; leaves get `.grad`.")  # type: ignore[attr-defined]
+Tensor.grad_fn = property(current_node, doc="The tape node that made it, or None.")  # type: ignore[attr-defined]
+install_dispatch(bind)

@@ -1,0 +1,179 @@
+"""Tensor: a mutable handle on a value. Storage: what views of one array share.
+
+Note [Values]
+A handle's `_value` is a NumPy array, or a graph `Value` while tracing. All code above this floor
+goes through `bind` (results) and `write` (in-place), and never looks at the array itself.
+
+Note [Contiguous results]
+A computed result is always row-major; only views are strided. So whether `reshape` is a view
+can be told from the chain of view operations alone, and eager and traced code alias alike.
+
+Note [View chains]
+A view knows `_base`, the handle it was made from, and `_steps`, the view operations from there.
+Eagerly NumPy shares the memory and nothing else is needed. The chain serves two readers: autograd
+(writing to a view changes the history of its base, and then of all other views) and the tracer
+(values are immutable there, so a write to a view makes a new value for the base).
+An *alias* (`detach`) is a view without steps that has no derivative: `_attached` is False.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..ir.dtypes import FROM_NUMPY, DType, as_dtype
+from ..ir.types import Shape, TensorType
+
+
+class Storage:
+    """Shared by a tensor and all its views: counts the in-place writes."""
+
+    __slots__ = ("version", "__weakref__")
+
+    def __init__(self) -> None:
+        self.version = 0
+
+
+class Mode(threading.local):
+    """What this thread does with an operation."""
+
+    tracer: Any = None  # an object with bind/write, see compile.tracer
+    grad: bool = True  # record for backward
+    inference: bool = False
+    grad_depth: int = 0  # nesting of functional grad()
+
+
+mode = Mode()
+
+
+class Tensor:
+    """An n-dimensional array of one dtype that remembers how it was made.
+
+    Make one with `twofold.tensor`, `zeros`, `rand` ...; methods and names are PyTorch's.
+
+    Attributes:
+        shape: sizes of the dimensions, a tuple of ints.
+        dtype: type of the elements.
+        requires_grad: whether operations on it are recorded for backward.
+        grad: the gradient that `backward()` accumulated, or None.
+
+    >>> import twofold as tw
+    >>> x = tw.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4., 6.])
+    """
+
+    # Class attributes are the defaults, so that making a handle stores its value only.
+    _value: Any  # see Note [Values]
+    requires_grad: bool = False
+    grad: Tensor | None = None
+    _node: Any = None  # the tape.Node that made it; None for a leaf
+    _index: int = 0  # which of that node's outputs
+    _storage: Storage | None = None  # made when first needed; None means never written, no views
+    _base: Tensor | None = None  # see Note [View chains]
+    _steps: tuple[Any, ...] = ()  # ((primitive, params), ...) from _base
+    _attached: bool = True
+    _history: int = 0  # counts rebases of this base's node
+    _seen: int = 0  # the base's _history when this view's node was made
+    _value_version: int = 0  # tracing: storage version when _value was made
+    _hooks: Any = None
+    _retains_grad: bool = False
+
+    __array_priority__ = 1000  # NumPy's operators give way to ours
+
+    def __init__(self, data: Any = None, *, dtype: Any = None, requires_grad: bool = False):
+        if isinstance(data, Tensor):
+            self._value = data._value
+            self._storage = storage_of(data)
+            self._base, self._attached = data, False
+        else:
+            array = np.array(data, dtype=None if dtype is None else as_dtype(dtype).numpy)
+            as_dtype(array.dtype)
+            self._value = array
+        if requires_grad:
+            self.requires_grad = True
+
+    @property
+    def shape(self) -> Shape:
+        return self._value.shape
+
+    @property
+    def dtype(self) -> DType:
+        d = self._value.dtype
+        return FROM_NUMPY[d] if d.__class__ is not DType else d
+
+    @property
+    def ndim(self) -> int:
+        return len(self._value.shape)
+
+    @property
+    def type_(self) -> TensorType:
+        """Shape and dtype together, as the table of primitives sees them."""
+        return TensorType(self._value.shape, self.dtype)
+
+    @property
+    def _version(self) -> int:
+        return self._storage.version if self._storage is not None else 0
+
+    if TYPE_CHECKING:  # functions and methods are attached by the tensor room, from its table
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __floordiv__(self, other: Any) -> Tensor: ...
+        def __mod__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __rpow__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __invert__(self) -> Tensor: ...
+        def __and__(self, other: Any) -> Tensor: ...
+        def __or__(self, other: Any) -> Tensor: ...
+        def __xor__(self, other: Any) -> Tensor: ...
+        def __lt__(self, other: Any) -> Tensor: ...
+        def __le__(self, other: Any) -> Tensor: ...
+        def __gt__(self, other: Any) -> Tensor: ...
+        def __ge__(self, other: Any) -> Tensor: ...
+        def __getitem__(self, index: Any) -> Tensor: ...
+        def __setitem__(self, index: Any, value: Any) -> None: ...
+        def __len__(self) -> int: ...
+        def __iter__(self) -> Any: ...
+        def __float__(self) -> float: ...
+        def __int__(self) -> int: ...
+        def __bool__(self) -> bool: ...
+
+
+_new = object.__new__
+
+
+def wrap(value: Any) -> Tensor:
+    """A new handle on an array or graph value, without history."""
+    t = _new(Tensor)
+    t._value = value
+    return t
+
+
+def storage_of(t: Tensor) -> Storage:
+    """The storage that `t` shares with its views, made on first need."""
+    storage = t._storage
+    if storage is None:
+        storage = t._storage = Storage()
+    return storage
+
+
+def alias(t: Tensor) -> Tensor:
+    """A handle on the same memory without history: what `detach()` returns."""
+    out = wrap(t._value)
+    out._storage = storage_of(t)
+    out._base, out._attached = t, False
+    out._value_version = t._value_version
+    return out

@@ -1,0 +1,170 @@
+"""The tape: nodes that remember an operation and can give the gradients of its inputs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from ..ir.dtypes import FROM_NUMPY
+from ..ir.errors import AutogradError, user_location
+from ..ir.primitive import PRIMITIVES, Primitive
+from ..ir.types import TensorType
+from .handle import Tensor, storage_of, wrap
+
+_numbers = itertools.count(1)
+
+# Set by twofold.debug.detect_anomaly: remember where each node was made.
+keep_locations = False
+
+
+class Node:
+    """One recorded operation: what its derivative rules need, and where its inputs came from.
+
+    `edges[i]` is None (no gradient wanted), `(leaf tensor, 0)` or `(node, output number)`.
+    """
+
+    __slots__ = (
+        "number", "prim", "params", "edges", "inputs", "versions", "outputs", "types",
+        "hooks", "retained", "location", "__weakref__",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        prim: Primitive,
+        params: dict[str, Any],
+        inputs: tuple[Any, ...],
+        edges: list[Any],
+        needs_x: tuple[bool, ...],
+        outs: tuple[Tensor, ...],
+        needs_y: bool,
+    ):
+        self.number = next(_numbers)
+        self.prim = prim
+        self.params = params
+        self.edges = edges
+        saved: list[Any] = []
+        versions = []
+        for t, needed in zip(inputs, needs_x, strict=True):
+            if not isinstance(t, Tensor):
+                saved.append(t)
+            elif needed:
+                saved.append(t)
+                storage = t._storage
+                versions.append((t, storage.version if storage is not None else 0))
+            else:
+                value = t._value
+                saved.append((value.shape, value.dtype))
+        self.inputs: list[Any] | None = saved
+        self.versions = versions
+        self.outputs: Any = None
+        if needs_y:
+            self.outputs = [(out._value, (s := storage_of(out)), s.version) for out in outs]
+        self.types: Any = [(out._value.shape, out._value.dtype) for out in outs]
+        self.hooks: Any = None
+        self.retained: Any = None
+        self.location = user_location() if keep_locations else None
+
+    @property
+    def name(self) -> str:
+        return self.prim.name
+
+    def next_nodes(self) -> list[Any]:
+        """The nodes and leaves that its inputs came from."""
+        return [edge[0] for edge in self.edges if edge is not None]
+
+    def backward(self, grads: list[Any]) -> Sequence[Any]:
+        """Gradients of the inputs from those of the outputs (a list, None where unused)."""
+        p = self.prim
+        inputs = self._unpack_inputs()
+        if p.multiple:
+            y: Any = self._unpack_outputs()
+            g: Any = tuple(
+                _zeros_like_type(t) if g is None else g for g, t in zip(grads, self.types, strict=True)
+            )
+        else:
+            y = self._unpack_outputs()[0]
+            g = grads[0]
+        conj = _identity
+        if p.holomorphic and self._is_complex():
+            conj = _conj
+            g = tuple([conj(t) for t in g]) if p.multiple else conj(g)
+        if p.rules is None:
+            results = p.rule_all(g, y, *inputs, **self.params)  # type: ignore[misc]
+            return [
+                None if r is None or edge is None else conj(r)
+                for r, edge in zip(results, self.edges, strict=True)
+            ]
+        results = []
+        for rule, edge in zip(p.rules, self.edges, strict=True):
+            if edge is None or rule is None:
+                results.append(None)
+                continue
+            result = rule.fn(g, y, *inputs, **self.params)
+            results.append(result if result is None else conj(result))
+        return results
+
+    def _is_complex(self) -> bool:
+        return any(_type(t).dtype.is_complex for t in self.types)
+
+    def _unpack_inputs(self) -> list[Any]:
+        if self.inputs is None:
+            raise AutogradError(
+                "backward was called a second time, and what the first one needed is freed",
+                op=self.name,
+                hint="pass retain_graph=True to the first backward(), or run the forward pass again",
+            )
+        for t, version in self.versions:
+            if t._version != version:
+                self._complain(t._value.shape, t._version - version)
+        return [_type(x) if x.__class__ is tuple else x for x in self.inputs]
+
+    def _unpack_outputs(self) -> list[Any]:
+        if self.outputs is None:
+            return [_type(t) for t in self.types]
+        ys = []
+        for i, (value, storage, version) in enumerate(self.outputs):
+            if storage.version != version:
+                self._complain(value.shape, storage.version - version)
+            y = wrap(value)
+            y._storage = storage
+            y._value_version = version
+            y.requires_grad, y._node, y._index = True, self, i
+            ys.append(y)
+        return ys
+
+    def _complain(self, shape: tuple[int, ...], times: int) -> None:
+        raise AutogradError(
+            f"a tensor of shape {tuple(shape)} that the derivative of {self.name!r} needs was changed in "
+            f"place {times} time{'s' if times > 1 else ''} after {self.name!r} used it"
+            + (f" (at {self.location})" if self.location else ""),
+            op="backward",
+            hint="use the out-of-place form (x = x + 1 instead of x += 1), or clone() before changing it; "
+            "twofold.debug.detect_anomaly() shows the line that used it",
+        )
+
+    def release(self) -> None:
+        """Free what was saved."""
+        self.inputs = self.outputs = None
+        self.versions = []
+
+    def __repr__(self) -> str:
+        return f"<{self.name} backward>"
+
+
+def _identity(t: Any) -> Any:
+    return t
+
+
+def _conj(t: Any) -> Any:
+    return PRIMITIVES["conj"](t) if t.dtype.is_complex else t
+
+
+def _type(t: Any) -> TensorType:
+    shape, dtype = t
+    return TensorType(shape, FROM_NUMPY.get(dtype, dtype))
+
+
+def _zeros_like_type(t: Any) -> Tensor:
+    kind = _type(t)
+    return PRIMITIVES["full"](shape=kind.shape, value=0, dtype=kind.dtype)

@@ -1,0 +1,138 @@
+"""The table of public functions: declared once, they become `tw.name`, `Tensor.name` and `Tensor.name_`.
+
+    @function(inplace=True)
+    def exp(input): ...          # tw.exp(x), x.exp(), x.exp_(), and out=
+
+    @function(method=False)
+    def zeros(*size): ...        # tw.zeros only
+
+    @function(name="max", aliases=("amax",), dims=True)   # takes axis/keepdims for dim/keepdim, too
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from ..autodiff.bind import write
+from ..autodiff.handle import Tensor
+from ..ir.errors import DTypeError, ShapeError
+from ..ir.primitive import PRIMITIVES
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {}  # name -> the function under `twofold.`
+METHODS: dict[str, Callable[..., Any]] = {}  # name -> the method of Tensor
+
+_NUMPY_NAMES = {"axis": "dim", "axes": "dim", "keepdims": "keepdim"}
+
+
+def function(
+    fn: Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    aliases: tuple[str, ...] = (),
+    method: bool = True,
+    module: bool = True,
+    inplace: bool = False,
+    dims: bool = False,
+) -> Any:
+    """Register a function. Returns what was registered, so modules call the public form.
+
+    Args:
+        name: public name when it can't be the Python name (`max` in a module that needs the builtin).
+        aliases: further names.
+        method: also a method of Tensor, whose first argument is the tensor.
+        module: also `twofold.name`.
+        inplace: also the method `name_`, which writes the result into the tensor.
+        dims: accept NumPy's `axis` and `keepdims`.
+    """
+    if fn is None:
+        return functools.partial(
+            function, name=name, aliases=aliases, method=method, module=module, inplace=inplace, dims=dims
+        )
+    public = name or fn.__name__
+    out = _with_keywords(fn, dims) if module or dims else fn
+    for n in (public, *aliases):
+        if module:
+            _put(FUNCTIONS, n, out)
+        if method:
+            _put(METHODS, n, out)
+        if inplace:
+            _put(METHODS, n + "_", _in_place(fn, n))
+    return out
+
+
+def _put(table: dict[str, Any], name: str, fn: Any) -> None:
+    if name in table:
+        raise ValueError(f"function {name!r} is registered twice")
+    table[name] = fn
+
+
+def _with_keywords(fn: Callable[..., Any], dims: bool) -> Callable[..., Any]:
+    """Add `out=`, and NumPy's names of dim and keepdim; costs nothing without keywords."""
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            if dims:
+                for theirs in _NUMPY_NAMES.keys() & kwargs.keys():
+                    kwargs[_NUMPY_NAMES[theirs]] = kwargs.pop(theirs)
+            if "out" in kwargs:
+                out = kwargs.pop("out")
+                return _write_out(fn(*args, **kwargs), out)
+        return fn(*args, **kwargs)
+
+    return call
+
+
+def _write_out(result: Any, out: Any) -> Any:
+    if out is None:
+        return result
+    if isinstance(result, tuple):
+        for r, o in zip(result, out, strict=True):
+            assign(o, r)
+    else:
+        assign(out, result)
+    return out
+
+
+def _in_place(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def call(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return assign(self, fn(self, *args, **kwargs), op=name + "_")
+
+    call.__name__ = call.__qualname__ = name + "_"
+    call.__doc__ = f"In-place form of `{name}`: writes the result into the tensor and returns it."
+    return call
+
+
+def assign(target: Tensor, value: Tensor, op: str = "copy_") -> Tensor:
+    """Write `value` into `target`'s memory, broadcast and cast to its type.
+
+    Raises: ShapeError if the shapes don't fit; DTypeError if the cast would lose the kind
+        (float into int) and `op` is an arithmetic one.
+    """
+    if value.dtype is not target.dtype:
+        order = ("bool", "uint", "int", "float", "complex")
+        have, want = order.index(value.dtype.kind), order.index(target.dtype.kind)
+        if op != "copy_" and have > want and not (have == 2 and want == 1):
+            raise DTypeError(
+                f"the result has dtype {value.dtype.name}, which can't be stored in a tensor of dtype {target.dtype.name}",
+                op=op,
+                hint="use the out-of-place form, or cast the tensor first",
+            )
+        value = PRIMITIVES["cast"](value, dtype=target.dtype)
+    if value.shape != target.shape:
+        if len(value.shape) > len(target.shape) or any(
+            a not in (1, b) for a, b in zip(reversed(value.shape), reversed(target.shape), strict=False)
+        ):
+            raise ShapeError(
+                f"a value of shape {value.shape} does not fit into a tensor of shape {target.shape}", op=op
+            )
+        value = PRIMITIVES["expand"](value, shape=target.shape)
+    return write(target, value)
+
+
+def attach_methods() -> None:
+    """Give the Tensor class its methods; called once, when the tensor room is complete."""
+    for name, fn in METHODS.items():
+        setattr(Tensor, name, fn)
