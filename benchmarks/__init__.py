@@ -1,0 +1,1 @@
+"""Measurements against peers. Ratios from one interleaved run; never tests."""
