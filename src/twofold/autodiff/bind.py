@@ -11,14 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.dtypes import FROM_NUMPY
 from ..ir.errors import AutogradError, TwofoldError
+from ..ir.evaluate import evaluate
 from ..ir.primitive import PRIMITIVES, Primitive, install_dispatch
-from ..ir.types import TensorType
 from .handle import Tensor, mode, storage_of, wrap
 from .tape import Node
-
-_ndarray = np.ndarray
 
 
 def bind(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
@@ -41,41 +38,6 @@ def bind(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
                 record(p, inputs, params, (out,))
                 break
     return out
-
-
-def evaluate(p: Primitive, values: list[Any], params: dict[str, Any]) -> Any:
-    """Run the NumPy reference on arrays, with results as arrays in row-major order."""
-    if not p.checked_by_numpy:
-        p.type_rule(*value_types(values), **params)
-    try:
-        out = p.numpy(*values, **params)
-    except TwofoldError:
-        raise
-    except Exception:
-        p.type_rule(*value_types(values), **params)  # explains it, if the inputs are to blame
-        raise
-    if out.__class__ is _ndarray:
-        if out.ndim > 1 and not p.view and not out.flags.c_contiguous:
-            return np.ascontiguousarray(out)
-        return out
-    if p.multiple:
-        return tuple([np.ascontiguousarray(o) if o.ndim else np.asarray(o) for o in out])
-    return np.asarray(out)
-
-
-def value_types(values: list[Any]) -> list[TensorType]:
-    """Types of arrays or graph values; a Python number has the last array's dtype."""
-    dtype = None
-    for v in reversed(values):
-        if hasattr(v, "shape"):
-            dtype = FROM_NUMPY.get(v.dtype, v.dtype)
-            break
-    return [
-        TensorType(v.shape, FROM_NUMPY.get(v.dtype, v.dtype))
-        if hasattr(v, "shape")
-        else TensorType((), dtype)  # type: ignore[arg-type]
-        for v in values
-    ]
 
 
 def link_view(p: Primitive, base: Tensor, params: dict[str, Any], out: Tensor) -> None:
