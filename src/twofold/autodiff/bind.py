@@ -71,7 +71,7 @@ def record(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any], outs: 
                 if rules is None:
                     edge = (t, 0) if node is None else (node, t._index)
                     needs_y = "y" in p.saves_all
-                    needs_x = (True,) * len(inputs) if "x" in p.saves_all else (False,) * len(inputs)
+                    needs_x = _saved_inputs(p.saves_all, inputs)
                 elif rules[i] is not None:
                     rule = rules[i]
                     edge = (t, 0) if node is None else (node, t._index)
@@ -94,6 +94,12 @@ def record(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any], outs: 
         if out.requires_grad:
             out._node = node
             out._index = i
+
+
+def _saved_inputs(saves: str, inputs: tuple[Any, ...]) -> tuple[bool, ...]:
+    if "i" in saves:
+        return tuple([isinstance(t, Tensor) and not t.dtype.is_differentiable for t in inputs])
+    return ("x" in saves,) * len(inputs)
 
 
 def current_node(t: Tensor) -> Node | None:

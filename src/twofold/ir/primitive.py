@@ -20,7 +20,8 @@ with an underscore arrives as its TensorType only, and is then not kept alive un
 That is how an entry says what it saves. A rule may return None: no gradient flows.
 With several outputs `g` and `y` are tuples (an unused output's `g` is zeros).
 A primitive with a variable number of inputs gives one function instead of a tuple:
-`vjp=lambda g, y, *inputs, **params: (gradients...)`; it saves all inputs unless `saves=""`.
+`vjp=lambda g, y, *inputs, **params: (gradients...)`; it saves all inputs unless `saves` has no
+"x"; with "i" it saves the inputs of integer dtype (indices), and the others arrive as TensorTypes.
 
 Note [Complex derivatives]
 Gradients follow PyTorch's convention (conjugate Wirtinger derivative). A holomorphic primitive's
