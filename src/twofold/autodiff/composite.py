@@ -26,3 +26,20 @@ def composite(fn: F) -> F:
             return fn(*args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+class concrete:
+    """Inside: operations run now on arrays, even in a thread that traces.
+
+    For values that must exist before the traced program does: the buffers of an optimizer,
+    the tensor that holds a learning rate.
+    """
+
+    __slots__ = ("grad", "tracer")
+
+    def __enter__(self) -> None:
+        self.tracer, self.grad = mode.tracer, mode.grad
+        mode.tracer, mode.grad = None, False
+
+    def __exit__(self, *_: Any) -> None:
+        mode.tracer, mode.grad = self.tracer, self.grad
