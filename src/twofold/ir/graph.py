@@ -197,7 +197,8 @@ class Graph(Block):
         return graph_text(self, full=False)
 
     def __repr__(self) -> str:
-        return f"<Graph {self.name}: {len(self.inputs)} inputs, {len(self.nodes)} nodes, {len(self.outputs)} outputs>"
+        counts = f"{len(self.inputs)} inputs, {len(self.nodes)} nodes, {len(self.outputs)} outputs"
+        return f"<Graph {self.name}: {counts}>"
 
     def fingerprint(self) -> str:
         """A hash of the computation as 64 hexadecimal digits; equal graphs, and only these, share it."""
@@ -213,10 +214,13 @@ class Graph(Block):
 
 
 def _as_array(data: Any, dtype: Any) -> np.ndarray[Any, Any]:
-    """A row-major copy that can't be written."""
-    if dtype is None and isinstance(data, (bool, int, float, complex)) and not isinstance(data, np.generic):
+    """A row-major copy that can't be written. Python integers wrap as they do in eager operations."""
+    is_number = isinstance(data, (bool, int, float, complex)) and not isinstance(data, np.generic)
+    if dtype is None and is_number:
         dtype = scalar_dtype(data)
     target = None if dtype is None else as_dtype(dtype)
+    if is_number and target is not None and target.kind in ("int", "uint"):
+        data = _wrapped(data, target)
     try:
         array = np.array(data, dtype=None if target is None else target.numpy, order="C")
     except (OverflowError, TypeError, ValueError) as e:
@@ -224,3 +228,14 @@ def _as_array(data: Any, dtype: Any) -> np.ndarray[Any, Any]:
     array = array.astype(as_dtype(array.dtype).numpy, copy=False)  # native byte order
     array.flags.writeable = False
     return array
+
+
+def _wrapped(number: Any, dtype: DType) -> int:
+    if not isinstance(number, int):
+        raise DTypeError(
+            f"the Python number {number!r} is no integer, beside a tensor of dtype {dtype.name}",
+            hint="cast the tensor to a floating dtype first",
+        )
+    bits = dtype.itemsize * 8
+    number = int(number) % (1 << bits)
+    return number - (1 << bits) if dtype.is_signed and number >> (bits - 1) else number

@@ -184,6 +184,8 @@ def _print_call(
 
 
 def _constant(array: np.ndarray[Any, Any], type: TensorType, full: bool) -> str:
+    if type.size == 0:
+        return "[]"
     if type.size <= INLINE_SIZE:
         numbers = _numbers(array, type)
         if numbers is not None:

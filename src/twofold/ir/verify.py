@@ -57,6 +57,8 @@ def _verify_node(graph: Graph, node: Node, made: set[Value]) -> None:
         expected = node.prim.types([v.type for v in node.inputs], node.params)
     except TwofoldError as e:
         _fail(graph, f"the type rule refuses {what}: {e.message}", cause=e)
+    except Exception as e:  # a rule may stumble over params that are missing or of the wrong kind
+        _fail(graph, f"the type rule refuses {what}: {type(e).__name__}: {e}", cause=e)
     if tuple(v.type for v in node.outputs) != expected:
         _fail(graph, f"{what} has outputs {[v.type for v in node.outputs]}, the type rule gives {list(expected)}")
     for i, value in enumerate(node.outputs):
