@@ -1,16 +1,23 @@
-"""evaluate: run a primitive's NumPy reference. Eager execution and the interpreter share it."""
+"""evaluate: run a primitive's NumPy reference, and whole graphs of them, on arrays.
+
+Eager execution, the reference backend and the references of control flow share it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .dtypes import FROM_NUMPY
-from .errors import TwofoldError
+from .errors import GraphError, TwofoldError
+from .graph import Graph, Node, Value
 from .primitive import Primitive
+from .text import node_text, scope_path
 from .types import TensorType
 
+Array = np.ndarray[Any, Any]
 _ndarray = np.ndarray
 
 
@@ -47,3 +54,54 @@ def value_types(values: list[Any]) -> list[TensorType]:
         else TensorType((), dtype)  # type: ignore[arg-type]
         for v in values
     ]
+
+
+def evaluate_graph(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
+    """Run `graph` on arrays of its inputs' types. A value is freed after its last use.
+
+    Results may share memory with the arguments, the constants and each other. An error inside a
+    node names the node and where the user's program made it.
+    """
+    values: dict[Value, Array] = dict(graph.constants)
+    values.update(zip(graph.inputs, arrays, strict=True))
+    last = last_uses(graph)
+    for node in graph.nodes:
+        try:
+            result = evaluate(node.prim, [values[v] for v in node.inputs], node.params)
+        except Exception as e:
+            raise _located(e, graph, node) from e
+        if node.prim.multiple:
+            values.update(zip(node.outputs, result, strict=True))
+        else:
+            values[node.outputs[0]] = result
+        del result
+        for value in last[node.number]:
+            del values[value]
+    return [values[v] for v in graph.outputs]
+
+
+def last_uses(graph: Graph) -> list[list[Value]]:
+    """For every node the values that nobody needs after it, its own unused outputs among them."""
+    last: list[list[Value]] = [[] for _ in graph.nodes]
+    seen = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        for value in (*node.outputs, *node.inputs):
+            if value not in seen:
+                seen.add(value)
+                last[node.number].append(value)
+    return last
+
+
+def _located(error: Exception, graph: Graph, node: Node) -> Exception:
+    """The error of a node, with the place in the user's program that the node comes from."""
+    if getattr(error, "in_graph", False):
+        return error  # it comes from a nested graph and names the inner node
+    if isinstance(error, TwofoldError):
+        out = type(error)(error.message, op=error.op or node.prim.name, hint=error.hint)
+    else:
+        out = GraphError(f"{type(error).__name__}: {error}", op=node.prim.name)
+    out.message += f"\n  node: {node_text(node)} of graph {graph.name!r}"
+    out.location = node.location
+    out.layer_path = scope_path(node.scope) or None
+    out.in_graph = True  # type: ignore[attr-defined]
+    return out
