@@ -643,7 +643,7 @@ def _as_strided_type(
 
 def _as_strided(x: Array, *, shape: Shape, strides: Shape, offset: int) -> Array:
     item = x.itemsize
-    return np.lib.stride_tricks.as_strided(x.reshape(-1)[offset:], shape, [s * item for s in strides])
+    return np.lib.stride_tricks.as_strided(np.ascontiguousarray(x).reshape(-1)[offset:], shape, [s * item for s in strides])
 
 
 def _as_strided_vjp(g: Any, _y: Any, _x: Any, *, shape: Shape, strides: Shape, offset: int) -> Any:
