@@ -104,5 +104,9 @@ class OutOfBoundsError(TwofoldError, IndexError):
     """An index or a dimension number outside its range."""
 
 
+class DivisionByZeroError(TwofoldError, ZeroDivisionError, RuntimeError):
+    """Integers divided by zero."""
+
+
 class TwofoldWarning(UserWarning):
     """Something that runs but is very likely not what was meant."""
