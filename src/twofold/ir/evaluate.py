@@ -80,6 +80,19 @@ def evaluate_graph(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
     return [values[v] for v in graph.outputs]
 
 
+def own(outputs: Sequence[Array], others: Sequence[Array]) -> list[Array]:
+    """The arrays row-major and writable, copied where they share memory with others or each other."""
+    taken = list(others)
+    owned: list[Array] = []
+    for array in outputs:
+        shared = not array.flags.writeable or any(np.may_share_memory(array, other) for other in taken)
+        if shared or not array.flags.c_contiguous:
+            array = array.copy(order="C")
+        taken.append(array)
+        owned.append(array)
+    return owned
+
+
 def last_uses(graph: Graph) -> list[list[Value]]:
     """For every node the values that nobody needs after it, its own unused outputs among them."""
     last: list[list[Value]] = [[] for _ in graph.nodes]

@@ -20,7 +20,7 @@ from .dtypes import BY_NAME, DType
 from .errors import GraphError, Location, TwofoldError
 from .graph import Graph, Value
 from .primitive import PRIMITIVES, Primitive
-from .text import Scope, array_of
+from .text import Scope
 from .types import TensorType
 
 _MAX_DEPTH = 50  # of tuples and nested graphs
@@ -282,7 +282,8 @@ class _Parser:
                 self.error(f"a constant of type {type} has {type.nbytes} bytes, found {len(data)}", token)
             if type.dtype.kind == "bool" and data.strip(b"\0\1"):
                 self.error("a byte of a bool is neither 0 nor 1", token)
-            array = np.frombuffer(data, type.dtype.numpy.newbyteorder("<")).reshape(type.shape)
+            array = np.frombuffer(data, type.dtype.numpy.newbyteorder("<"))
+            array = self.shaped(array, type, token)
         else:
             numbers: list[Any] = []
             shape = self.numbers(numbers, len(type.shape))
@@ -318,8 +319,15 @@ class _Parser:
             if number.__class__ is not kind:
                 self.error(f"{number!r} is no {type.dtype.name}", token)
         try:
-            return array_of(numbers, type)
+            flat = np.array(numbers, type.dtype.numpy)
         except (OverflowError, ValueError) as e:
+            self.error(f"not a constant of type {type}: {e}", token, e)
+        return self.shaped(flat, type, token)
+
+    def shaped(self, flat: np.ndarray[Any, Any], type: TensorType, token: Token) -> np.ndarray[Any, Any]:
+        try:
+            return flat.reshape(type.shape)
+        except (OverflowError, ValueError) as e:  # dimensions beyond what an array can have
             self.error(f"not a constant of type {type}: {e}", token, e)
 
     # --- literals -------------------------------------------------------------------------

@@ -57,16 +57,11 @@ def number_text(x: Any, dtype: DType) -> str:
     return short if same else repr(float(x))
 
 
-def array_of(numbers: list[Any], type: TensorType) -> np.ndarray[Any, Any]:
-    """The array that a constant's flat list of numbers stands for."""
-    return np.array(numbers, dtype=type.dtype.numpy).reshape(type.shape)
-
-
 def _numbers(array: np.ndarray[Any, Any], type: TensorType) -> str | None:
     """A small array as (nested) list of numbers, or None if that would lose bits of a NaN."""
     as_python = {"int": int, "uint": int, "bool": bool, "float": float, "complex": complex}[type.dtype.kind]
     flat = [as_python(x) for x in array.reshape(-1)]
-    if array_of(flat, type).tobytes() != array.tobytes():
+    if np.array(flat, type.dtype.numpy).tobytes() != array.tobytes():
         return None
     return _nested([number_text(x, type.dtype) for x in array.reshape(-1)], type.shape)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...ir.errors import DTypeError, GraphError, ShapeError
-from ...ir.evaluate import Array, evaluate_graph
+from ...ir.evaluate import Array, evaluate_graph, own
 from ...ir.graph import Graph
 from ...ir.types import TensorType
 
@@ -26,7 +26,7 @@ def interpret(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
     [array([2, 4])]
     """
     _check_arguments(graph, arrays)
-    return _own(evaluate_graph(graph, arrays), [*arrays, *graph.constants.values()])
+    return own(evaluate_graph(graph, arrays), [*arrays, *graph.constants.values()])
 
 
 def _check_arguments(graph: Graph, arrays: Sequence[Array]) -> None:
@@ -42,15 +42,3 @@ def _check_arguments(graph: Graph, arrays: Sequence[Array]) -> None:
             raise DTypeError(f"{what} must be {value.type}, got dtype {array.dtype}")
         if array.shape != value.shape:
             raise ShapeError(f"{what} must be {value.type}, got {TensorType.of(array)}")
-
-
-def _own(outputs: list[Array], others: list[Array]) -> list[Array]:
-    """Row-major outputs that share memory with nothing else."""
-    owned: list[Array] = []
-    for array in outputs:
-        shared = not array.flags.writeable or any(np.may_share_memory(array, other) for other in others)
-        if shared or not array.flags.c_contiguous:
-            array = array.copy(order="C")
-        others.append(array)
-        owned.append(array)
-    return owned
