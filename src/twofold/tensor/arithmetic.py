@@ -22,7 +22,9 @@ def _scaled(other: Any, alpha: Any, op: str) -> Any:
     other = operand(other, op)
     dtype = common_dtype(other)
     if isinstance(alpha, float) and not dtype.is_differentiable:
-        raise DTypeError(f"alpha={alpha} is floating but the operand is {dtype.name}", op=op, hint="use an int alpha")
+        raise DTypeError(
+            f"alpha={alpha} is floating but the operand is {dtype.name}", op=op, hint="use an int alpha"
+        )
     return other * alpha
 
 
@@ -192,7 +194,7 @@ def pow(input: Any, exponent: Any) -> Tensor:
     """
     if exponent.__class__ in (int, float) and isinstance(input, Tensor):
         short = _POWERS.get(exponent)
-        if short is not None and (input.dtype.is_differentiable or exponent.__class__ is int and exponent > 0):
+        if short is not None and (input.dtype.is_differentiable or (exponent.__class__ is int and exponent > 0)):
             return short(input)
     a, b = matched("pow", input, exponent)
     if isinstance(b, int) and not isinstance(b, bool) and b < 0:

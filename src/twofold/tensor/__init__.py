@@ -1,0 +1,28 @@
+"""Functions and methods of tensors. Importing this room completes the `Tensor` class."""
+
+from __future__ import annotations
+
+from . import (  # noqa: F401  (each module fills the table of functions)
+    arithmetic,
+    arranging,
+    attributes,
+    binary,
+    comparison,
+    device,
+    einsum,
+    elementwise,
+    gradients,
+    indexing,
+    interop,
+    joining,
+    limits,
+    linalg,
+    movement,
+    operators,
+    promotion,
+)
+from ._registry import FUNCTIONS, METHODS, attach_methods
+
+attach_methods()
+
+__all__ = ["FUNCTIONS", "METHODS"]
