@@ -236,6 +236,9 @@ def _scatter_add(x: Array, index: Array, src: Array, *, dim: int) -> Array:
     return _scatter_reduce(x, index, src, dim=dim, reduce="sum", include_self=True, op="scatter_add")
 
 
+_INT64 = np.dtype(np.int64)
+
+
 def _key(ndim: int, indices: tuple[Array, ...], dims: tuple[int, ...]) -> tuple[Any, ...]:
     key: list[Any] = [slice(None)] * ndim
     for d, index in zip(dims, indices, strict=True):
@@ -244,6 +247,9 @@ def _key(ndim: int, indices: tuple[Array, ...], dims: tuple[int, ...]) -> tuple[
 
 
 def _index(x: Array, *indices: Array, dims: tuple[int, ...]) -> Array:
+    for i in indices:
+        if i.dtype != _INT64:
+            raise TypeError("an index that NumPy would take for something else")
     try:
         return x[_key(x.ndim, indices, dims)]
     except IndexError as e:
@@ -599,6 +605,7 @@ index = Primitive(
     numpy=_index,
     vjp=_index_vjp,
     saves="i",
+    checked_by_numpy=True,
     samples=_index_samples,
     errors=lambda: (
         ErrorSample((np.zeros((2, 3)), _i(0, 3)), {"dims": (1,)}, OutOfBoundsError, "index 3 is out of bounds"),
