@@ -285,6 +285,11 @@ def _all_columns(x: Array, geo: _Geometry) -> Iterator[tuple[_Block, Array]]:
             yield block, geo.columns(view[block.images], block.rows, buffer)
 
 
+def _product(a: Array, b: Array) -> Array:
+    """`a @ b`; an outer product, as in depthwise convolution, is faster as a multiplication."""
+    return a * b if a.shape[-1] == 1 else np.matmul(a, b)
+
+
 def _output_matrix(g: Array, block: _Block, groups: int) -> Array:
     """The block's part of an output (N, O, *L) as a matrix (G, O / G, positions)."""
     part = g[block.place].swapaxes(0, 1)
@@ -332,7 +337,7 @@ def _conv_input_grad(g: Array, w: Array, *, input_size: Shape, **params: Any) ->
     lead = (slice(None),) * 2
     for block in blocks:
         count = block.images.stop - block.images.start
-        columns = np.matmul(weight, _output_matrix(g, block, geo.groups))
+        columns = _product(weight, _output_matrix(g, block, geo.groups))
         rows = (block.rows.stop - block.rows.start, *geo.sizes[1:])
         columns = columns.reshape(channels, *geo.kernel, count, *rows)
         images = slice(0, count) if is_padded else block.images
@@ -425,24 +430,32 @@ def _weight_grad_errors() -> Iterator[ErrorSample]:
     yield from _error((2, 3, 6), (1, 4, 5), "equal ranks and batch sizes", kernel_size=(2,))
 
 
-# The oracle: PyTorch pads both sides alike, so its input is padded before.
+# The oracle: PyTorch pads both sides alike, so its input is padded before. In half precision it may
+# accumulate in half precision, so its operands are widened.
 
 
 def _torch_conv(torch: Any, x: Any, w: Any, *, stride: Shape, padding: Pairs, dilation: Shape, groups: int) -> Any:
     fn = getattr(torch.nn.functional, f"conv{x.ndim - 2}d")
     pairs = [n for pair in reversed(padding) for n in pair]
-    return fn(torch.nn.functional.pad(x, pairs), w, None, stride, 0, dilation, groups)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    y = fn(torch.nn.functional.pad(x.to(wide), pairs), w.to(wide), None, stride, 0, dilation, groups)
+    return y.to(x.dtype)
+
+
+def _torch_grad(torch: Any, fn: Any, shape: Shape, g: Any) -> Any:
+    """The gradient of the linear function `fn`, without PyTorch's conjugation of complex numbers."""
+    x = torch.zeros(shape, dtype=g.dtype, requires_grad=True)
+    return torch.autograd.grad(fn(x), x, g.conj())[0].conj().resolve_conj()
 
 
 def _torch_input_grad(torch: Any, g: Any, w: Any, *, input_size: Shape, **params: Any) -> Any:
-    x = torch.zeros((g.shape[0], w.shape[1] * params["groups"], *input_size), dtype=g.dtype, requires_grad=True)
-    return torch.autograd.grad(_torch_conv(torch, x, w, **params), x, g.conj())[0].conj().resolve_conj()
+    shape = (g.shape[0], w.shape[1] * params["groups"], *input_size)
+    return _torch_grad(torch, lambda x: _torch_conv(torch, x, w, **params), shape, g)
 
 
 def _torch_weight_grad(torch: Any, x: Any, g: Any, *, kernel_size: Shape, **params: Any) -> Any:
     shape = (g.shape[1], x.shape[1] // params["groups"], *kernel_size)
-    w = torch.zeros(shape, dtype=x.dtype, requires_grad=True)
-    return torch.autograd.grad(_torch_conv(torch, x, w, **params), w, g.conj())[0].conj().resolve_conj()
+    return _torch_grad(torch, lambda w: _torch_conv(torch, x, w, **params), shape, g)
 
 
 # The primitives -----------------------------------------------------------------------------------
