@@ -46,8 +46,8 @@ READABLE = """\
 graph step(%x: float32[2, 3], %model.weight: float32[2, 3], %x_1: float32[2, 3]) {
   %c: float32[20] = constant([0.0, 1.0, 2.0, ...])
   %c_1: float32[2, 1] = constant([[1.0], [2.0]])
-  %0: float32[2, 3] = add(%x, %model.weight)                                # train.py:12 model.conv1
-  %1: float32[2, 3] = mul(%0, float32(2.0))                                 # train.py:12
+  %0: float32[2, 3] = add(%x, %model.weight)                                 # train.py:12 model.conv1
+  %1: float32[2, 3] = mul(%0, float32(2.0))                                  # train.py:12
   %2: float32[2, 3] = mul(%1, %c_1)
   %best: float32[2, 3], %4: int64[2, 3] = sort(%2, descending=True, dim=1)   # sort
   return %best, %x_1, %c, bool(True)
@@ -164,7 +164,7 @@ def test_constants_are_read_back_bit_by_bit(dtype, shape):
     assert str(back)
 
 
-@pytest.mark.parametrize("value", [0.1, -0.0, np.inf, -np.inf, np.nan, 1e30, 2**-24])
+@pytest.mark.parametrize("value", [0.1, -0.0, np.inf, -np.inf, np.nan, 1e4, 2**-24])
 def test_numbers_of_small_floats_are_short_and_exact(value):
     for dtype in (np.float16, np.float32, ml_dtypes.bfloat16):
         graph = Graph()
@@ -201,7 +201,7 @@ def test_nested_graphs(probe):
         str(outer)
         == """\
 graph outer(%x: float32[2, 3]) {
-  %0: float32[2, 3] = probe(%x, a=graph middle(%y: float32[2, 3]) {       # o.py:9
+  %0: float32[2, 3] = probe(%x, a=graph middle(%y: float32[2, 3]) {      # o.py:9
       %0: float32[2, 3] = probe(%y, g=graph inner(%x: float32[2, 3]) {   # m.py:5
           %0: float32[2, 3] = neg(%x)
           return %0

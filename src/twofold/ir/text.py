@@ -20,6 +20,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -52,9 +53,13 @@ def number_text(x: Any, dtype: DType) -> str:
     if dtype.is_complex:
         part = dtype.to_real()
         return f"complex({number_text(x.real, part)}, {number_text(x.imag, part)})"
-    short = repr(float(str(x)))
-    same = dtype.numpy.type(float(short)) == x or x != x
-    return short if same else repr(float(x))
+    wide = float(x)
+    if dtype.itemsize < 8 and math.isfinite(wide):
+        for digits in range(1, 10):
+            short = float(f"{wide:.{digits}g}")
+            if dtype.numpy.type(short) == x:
+                return repr(short)
+    return repr(wide)
 
 
 def _numbers(array: np.ndarray[Any, Any], type: TensorType) -> str | None:
