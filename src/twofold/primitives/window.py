@@ -141,8 +141,12 @@ def _max_stage(
         if nan:
             wins |= np.isnan(value)
         np.maximum(so_far, value, out=so_far)
-        from_here = t * weight if code is None else code[_at(d, source)] + codes.dtype.type(t * weight)
-        np.copyto(codes[_at(d, target)], from_here, where=wins)
+        old = codes[_at(d, target)]
+        change = codes.dtype.type(t * weight) - old  # wraps around, and back in the sum below
+        if code is not None:
+            change += code[_at(d, source)]
+        change *= wins  # a masked copy would mispredict its branch at every other element
+        old += change
     return best, codes
 
 
@@ -287,10 +291,13 @@ def _torch_max_pool(torch: Any, x: Any, *, kernel: Shape, stride: Shape, padding
 
 
 def _torch_sum_pool(torch: Any, x: Any, *, kernel: Shape, stride: Shape, padding: Pairs, dilation: Shape) -> Any:
+    dtype = x.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        x = x.to(torch.float32)  # the reference rounds once, at the end
     x = _torch_pad(torch, x, padding, 0)
     for d, (k, s, dil) in enumerate(zip(kernel, stride, dilation, strict=True), 2):
         x = x.unfold(d, dil * (k - 1) + 1, s)[..., ::dil].sum(-1, dtype=x.dtype)
-    return x
+    return x.to(dtype)
 
 
 def _torch_sum_pool_grad(torch: Any, g: Any, *, input_size: Shape, **params: Any) -> Any:
