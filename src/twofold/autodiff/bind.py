@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.errors import AutogradError, TwofoldError
+from ..ir.errors import AutogradError, DTypeError, TwofoldError
 from ..ir.evaluate import evaluate
 from ..ir.primitive import PRIMITIVES, Primitive, install_dispatch
 from .handle import Tensor, mode, storage_of, wrap
@@ -34,7 +34,7 @@ def bind(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
         link_view(p, inputs[0], params, out)
     if mode.grad:
         for t in inputs:
-            if isinstance(t, Tensor) and (t.requires_grad or t._base is not None):
+            if isinstance(t, Tensor) and (t._requires_grad or t._base is not None):
                 record(p, inputs, params, (out,))
                 break
     return out
@@ -66,7 +66,7 @@ def bind_view(base: Tensor, steps: tuple[Any, ...], arrays: tuple[Any, ...]) -> 
     For eager code that reads a part by NumPy's own indexing, which is several times as fast as
     checking and evaluating each step.
     """
-    if not (mode.grad and (base.requires_grad or base._base is not None)):
+    if not (mode.grad and (base._requires_grad or base._base is not None)):
         out = wrap(arrays[-1])
         _link(base, steps, out)
         return out
@@ -89,7 +89,7 @@ def record(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any], outs: 
         edge = None
         if isinstance(t, Tensor):
             node = t._node if t._base is None else current_node(t)
-            if t.requires_grad:
+            if t._requires_grad:
                 if rules is None:
                     edge = (t, 0) if node is None else (node, t._index)
                     needs_y = "y" in p.saves_all
@@ -108,12 +108,12 @@ def record(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any], outs: 
     marked = False
     for out in outs:
         if out.dtype.is_differentiable:
-            out.requires_grad = marked = True
+            out._requires_grad = marked = True
     if not marked:
         return
     node = Node(p, params, inputs, edges, needs_x, outs, needs_y)
     for i, out in enumerate(outs):
-        if out.requires_grad:
+        if out._requires_grad:
             out._node = node
             out._index = i
 
@@ -130,22 +130,26 @@ def current_node(t: Tensor) -> Node | None:
     if base is not None and t._attached:
         current_node(base)  # the base may be a view of an alias
         if t._seen != base._history:
-            chain = _replay(t)
-            t._node, t._index, t.requires_grad = chain[-1]._node, chain[-1]._index, chain[-1].requires_grad
+            now = _replay(t)
+            t._node, t._index, t._requires_grad = now._node, now._index, now._requires_grad
             t._seen = base._history
     return t._node
 
 
-def _replay(t: Tensor) -> list[Tensor]:
-    """Handles from `t`'s base to `t` along its chain of views, recorded on the tape.
+def _replay(t: Tensor) -> Tensor:
+    """A handle like `t` whose views are recorded from the base's history as it is now.
 
-    The memory is as it is now, so eagerly the values need no computing.
+    That history belongs to `t` whether or not the thread records at this moment.
     """
     assert t._base is not None
-    chain = [t._base]
-    for p, params in t._steps:
-        chain.append(bind(p, (chain[-1],), params))
-    return chain
+    now = t._base
+    previous, mode.grad = mode.grad, True
+    try:
+        for p, params in t._steps:
+            now = bind(p, (now,), params)
+    finally:
+        mode.grad = previous
+    return now
 
 
 def write(t: Tensor, new: Tensor) -> Tensor:
@@ -155,7 +159,7 @@ def write(t: Tensor, new: Tensor) -> Tensor:
     """
     recording = mode.grad and (t.requires_grad or new.requires_grad)
     if recording:
-        _check_writable(t)
+        require_writable(t)
     if mode.tracer is None:
         if new._value is not t._value:
             try:
@@ -167,11 +171,12 @@ def write(t: Tensor, new: Tensor) -> Tensor:
     storage_of(t).version += 1
     t._value_version = t._storage.version  # type: ignore[union-attr]
     if recording:
-        _rebase_history(t, new)
+        rebase_history(t, new)
     return t
 
 
-def _check_writable(t: Tensor) -> None:
+def require_writable(t: Tensor) -> None:
+    """Raise AutogradError if a recorded write to `t` would change a leaf that requires grad."""
     root = t
     while root._base is not None and root._attached:
         root = root._base
@@ -191,14 +196,16 @@ def _not_writable(t: Tensor) -> TwofoldError:
     )
 
 
-def _rebase_history(t: Tensor, new: Tensor) -> None:
+def rebase_history(t: Tensor, new: Tensor) -> None:
     """After a recorded write: `t`'s history is `new`'s; a view's base (and siblings) follow."""
     if new.requires_grad and new._node is None:  # a leaf was copied in: the copy is an operation
         from_leaf = wrap(new._value)
         record(PRIMITIVES["copy"], (new,), {}, (from_leaf,))
         new = from_leaf
     if t._base is None or not t._attached:
-        t._node, t._index, t.requires_grad = current_node(new), new._index, new.requires_grad
+        if not new.requires_grad:
+            new = _overwritten(t, new)
+        t._node, t._index, t._requires_grad = current_node(new), new._index, new._requires_grad
         t._history += 1
         return
     # Rebuild the base from the overwritten view, step by step outwards. Each level's value is
@@ -216,8 +223,52 @@ def _rebase_history(t: Tensor, new: Tensor) -> None:
         out = wrap(level._value)
         record(q, inputs, q_params, (out,))
         new = out
-    base._node, base._index, base.requires_grad = new._node, new._index, new.requires_grad
+    if not new._requires_grad:
+        new = _overwritten(base, new)
+    base._node, base._index, base._requires_grad = new._node, new._index, new._requires_grad
     base._history += 1
+
+
+def _overwritten(t: Tensor, new: Tensor) -> Tensor:
+    """`t` with all elements replaced by constants: it still requires grad, and hands on zeros."""
+    out = wrap(t._value)
+    n = len(t.shape)
+    params = {"start": (0,) * n, "stop": t.shape, "step": (1,) * n}
+    record(PRIMITIVES["update_slice"], (t, new), params, (out,))
+    return out
+
+
+def keep_overwritten(t: Tensor, new: Tensor, since: int) -> None:
+    """Before `new` is written to `t`: copy what the operations that made it have saved of `t`.
+
+    Without this, `x.sin_()` would destroy the x that its own derivative needs. Only nodes younger
+    than number `since` are the operation's own; what older ones saved is the user's mistake.
+    """
+    node = new._node
+    if node is None or node.number <= since:
+        return
+    seen, stack, copies = {node}, [node], {}
+    while stack:
+        node = stack.pop()
+        for place, (x, _) in enumerate(getattr(node, "versions", ())):
+            if x is t or (x._storage is not None and x._storage is t._storage):
+                if id(x) not in copies:
+                    copies[id(x)] = _snapshot(x)
+                node.versions[place] = (copies[id(x)], 0)
+                node.inputs = [copies[id(x)] if kept is x else kept for kept in node.inputs]
+        for target in node.next_nodes():
+            if not isinstance(target, Tensor) and target.number > since and target not in seen:
+                seen.add(target)
+                stack.append(target)
+
+
+def _snapshot(x: Tensor) -> Tensor:
+    """A copy of `x` that stands at the same place in the history."""
+    node = current_node(x)
+    with no_record():
+        out = bind(PRIMITIVES["copy"], (x,), {})
+    out._requires_grad, out._node, out._index = x._requires_grad, node, x._index
+    return out
 
 
 class no_record:
@@ -237,6 +288,29 @@ def _is_leaf(t: Tensor) -> bool:
     return current_node(t) is None
 
 
+def _get_requires_grad(t: Tensor) -> bool:
+    if t._base is not None:
+        current_node(t)  # a write to the base may have changed it
+    return t._requires_grad
+
+
+def _set_requires_grad(t: Tensor, value: bool) -> None:
+    if value and not t.dtype.is_differentiable:
+        raise DTypeError(
+            f"only floating and complex tensors can require a gradient, got {t.dtype.name}",
+            op="requires_grad",
+            hint="convert it first: x.float()",
+        )
+    if not value and current_node(t) is not None:
+        raise AutogradError(
+            "a tensor that operations made can't stop requiring grad", op="requires_grad", hint="use x.detach()"
+        )
+    t._requires_grad = bool(value)
+
+
+Tensor.requires_grad = property(  # type: ignore[assignment]
+    _get_requires_grad, _set_requires_grad, doc="Whether operations on it are recorded for backward."
+)
 Tensor.is_leaf = property(_is_leaf, doc="True when no recorded operation made it; leaves get `.grad`.")  # type: ignore[attr-defined]
 Tensor.grad_fn = property(current_node, doc="The tape node that made it, or None.")  # type: ignore[attr-defined]
 install_dispatch(bind)

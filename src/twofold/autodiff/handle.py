@@ -68,7 +68,8 @@ class Tensor:
 
     # Class attributes are the defaults, so that making a handle stores its value only.
     _value: Any  # see Note [Values]
-    requires_grad: bool = False
+    requires_grad: bool  # a property of `bind`, for which a view must look at its base's history
+    _requires_grad: bool = False
     grad: Tensor | None = None
     _node: Any = None  # the tape.Node that made it; None for a leaf
     _index: int = 0  # which of that node's outputs

@@ -109,14 +109,10 @@ class Node:
 
     def _unpack_inputs(self) -> list[Any]:
         if self.inputs is None:
-            raise AutogradError(
-                "backward was called a second time, and what the first one needed is freed",
-                op=self.name,
-                hint="pass retain_graph=True to the first backward(), or run the forward pass again",
-            )
+            raise used_up(self.name)
         for t, version in self.versions:
             if t._version != version:
-                self._complain(t._value.shape, t._version - version)
+                raise changed(self.name, t._value.shape, t._version - version, self.location)
         return [_type(x) if x.__class__ is tuple else x for x in self.inputs]
 
     def _unpack_outputs(self) -> list[Any]:
@@ -125,31 +121,43 @@ class Node:
         ys = []
         for i, (value, storage, version) in enumerate(self.outputs):
             if storage.version != version:
-                self._complain(value.shape, storage.version - version)
+                raise changed(self.name, value.shape, storage.version - version, self.location)
             y = wrap(value)
             y._storage = storage
             y._value_version = version
-            y.requires_grad, y._node, y._index = True, self, i
+            y._requires_grad, y._node, y._index = True, self, i
             ys.append(y)
         return ys
 
-    def _complain(self, shape: tuple[int, ...], times: int) -> None:
-        raise AutogradError(
-            f"a tensor of shape {tuple(shape)} that the derivative of {self.name!r} needs was changed in "
-            f"place {times} time{'s' if times > 1 else ''} after {self.name!r} used it"
-            + (f" (at {self.location})" if self.location else ""),
-            op="backward",
-            hint="use the out-of-place form (x = x + 1 instead of x += 1), or clone() before changing it; "
-            "twofold.debug.detect_anomaly() shows the line that used it",
-        )
-
     def release(self) -> None:
-        """Free what was saved."""
-        self.inputs = self.outputs = None
-        self.versions = []
+        """Free what was saved; a node that saved nothing can run again."""
+        if self.versions or self.outputs:
+            self.inputs = self.outputs = None
+            self.versions = []
 
     def __repr__(self) -> str:
         return f"<{self.name} backward>"
+
+
+def used_up(name: str) -> AutogradError:
+    """The error of a node that runs again after it freed what it had saved."""
+    return AutogradError(
+        "backward was called a second time, and what the first one needed is freed",
+        op=name,
+        hint="pass retain_graph=True to the first backward(), or run the forward pass again",
+    )
+
+
+def changed(name: str, shape: Any, times: int, location: Any) -> AutogradError:
+    """The error of a saved tensor that was written after it was saved."""
+    return AutogradError(
+        f"a tensor of shape {tuple(shape)} that the derivative of {name!r} needs was changed in "
+        f"place {times} time{'s' if times != 1 else ''} after {name!r} used it"
+        + (f" (at {location})" if location else ""),
+        op="backward",
+        hint="use the out-of-place form (x = x + 1 instead of x += 1), or clone() before changing it; "
+        "twofold.debug.detect_anomaly() shows the line that used it",
+    )
 
 
 def _identity(t: Any) -> Any:

@@ -15,8 +15,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from ..autodiff.bind import write
-from ..autodiff.handle import Tensor
+from ..autodiff.bind import keep_overwritten, write
+from ..autodiff.handle import Tensor, mode
+from ..autodiff.tape import _numbers
 from ..ir.errors import DTypeError, ShapeError
 from ..ir.primitive import PRIMITIVES
 
@@ -98,11 +99,22 @@ def _write_out(result: Any, out: Any) -> Any:
 
 def _in_place(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
     def call(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return assign(self, fn(self, *args, **kwargs), op=name + "_")
+        return change(self, fn, args, kwargs, name + "_")
 
     call.__name__ = call.__qualname__ = name + "_"
     call.__doc__ = f"In-place form of `{name}`: writes the result into the tensor and returns it."
     return call
+
+
+def change(self: Tensor, fn: Callable[..., Any], args: Any, kwargs: Any, op: str) -> Tensor:
+    """`self = fn(self, *args, **kwargs)` in place: the derivative of `fn` keeps the old value."""
+    if not mode.grad:
+        return assign(self, fn(self, *args, **kwargs), op=op)
+    since = next(_numbers)
+    value = fn(self, *args, **kwargs)
+    if value._node is not None:
+        keep_overwritten(self, value, since)
+    return assign(self, value, op=op)
 
 
 def assign(target: Tensor, value: Tensor, op: str = "copy_") -> Tensor:
@@ -111,7 +123,8 @@ def assign(target: Tensor, value: Tensor, op: str = "copy_") -> Tensor:
     Raises: ShapeError if the shapes don't fit; DTypeError if the cast would lose the kind
         (float into int) and `op` is an arithmetic one.
     """
-    if value.dtype is not target.dtype:
+    kept = value.dtype is target.dtype
+    if not kept:
         order = ("bool", "uint", "int", "float", "complex")
         have, want = order.index(value.dtype.kind), order.index(target.dtype.kind)
         if op != "copy_" and have > want and not (have == 2 and want == 1):
@@ -129,6 +142,8 @@ def assign(target: Tensor, value: Tensor, op: str = "copy_") -> Tensor:
                 f"a value of shape {value.shape} does not fit into a tensor of shape {target.shape}", op=op
             )
         value = PRIMITIVES["expand"](value, shape=target.shape)
+    elif kept and op == "copy_" and value.requires_grad:
+        value = PRIMITIVES["copy"](value)  # its hooks are not the target's
     return write(target, value)
 
 

@@ -41,7 +41,6 @@ def backward(
     >>> x.grad
     tensor(6.)
     """
-    current_node(self)
     if not self.requires_grad:
         raise AutogradError(
             f"a tensor of shape {self.shape} that does not require grad has no backward",
@@ -137,17 +136,7 @@ def requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
 
     Raises: DTypeError for integers and bools; AutogradError when taking it from a non-leaf.
     """
-    if requires_grad and not self.dtype.is_differentiable:
-        raise DTypeError(
-            f"only floating and complex tensors can require a gradient, got {self.dtype.name}",
-            op="requires_grad_",
-            hint="convert it first: x.float()",
-        )
-    if not requires_grad and current_node(self) is not None:
-        raise AutogradError(
-            "a tensor that operations made can't stop requiring grad", op="requires_grad_", hint="use x.detach()"
-        )
-    self.requires_grad = bool(requires_grad)
+    self.requires_grad = requires_grad
     return self
 
 
@@ -165,7 +154,7 @@ def detach_(self: Tensor) -> Tensor:
     """
     if self._base is not None and self._attached and self.requires_grad:
         raise AutogradError("a view can't be detached in place", op="detach_", hint="use detach()")
-    self._node, self._index, self.requires_grad = None, 0, False
+    self._node, self._index, self._requires_grad = None, 0, False
     self._history += 1
     return self
 

@@ -407,8 +407,6 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """
     if not isinstance(src, Tensor):
         raise DTypeError(f"copy_ takes a tensor, got {type(src).__name__}", op="copy_", hint="use fill_()")
-    if src.requires_grad and src.dtype is self.dtype and src.shape == self.shape:
-        src = E.copy(src)  # so that hooks on the written tensor are not hooks on the source
     return assign(self, src)
 
 

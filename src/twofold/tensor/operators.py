@@ -15,7 +15,7 @@ from ..autodiff.handle import Tensor
 from ..ir.primitive import Primitive
 from ..primitives import elementwise as prim
 from . import arithmetic, comparison
-from ._registry import assign, function
+from ._registry import change, function
 from .promotion import FITS, is_operand
 
 _NO_PARAMS: dict[str, Any] = {}
@@ -88,7 +88,7 @@ def _in_place(fn: General, op: str) -> Callable[[Tensor, Any], Any]:
     """`x op= y`."""
 
     def call(x: Tensor, y: Any) -> Any:
-        return assign(x, fn(x, y), op=op) if is_operand(y) else NotImplemented
+        return change(x, fn, (y,), {}, op) if is_operand(y) else NotImplemented
 
     return call
 
