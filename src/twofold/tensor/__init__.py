@@ -8,9 +8,11 @@ from . import (  # noqa: F401  (each module fills the table of functions)
     attributes,
     binary,
     comparison,
+    creation,
     device,
     einsum,
     elementwise,
+    filling,
     gradients,
     indexing,
     interop,
@@ -19,6 +21,7 @@ from . import (  # noqa: F401  (each module fills the table of functions)
     linalg,
     movement,
     operators,
+    printing,
     promotion,
 )
 from ._registry import FUNCTIONS, METHODS, attach_methods
