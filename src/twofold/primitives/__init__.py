@@ -8,6 +8,9 @@
 from __future__ import annotations
 
 from ..ir.primitive import PRIMITIVES
-from . import elementwise, index, movement, random, reduce, sort
+from . import control, conv, elementwise, index, linalg, movement, random, reduce, sort, window
 
-__all__ = ["PRIMITIVES", "elementwise", "index", "movement", "random", "reduce", "sort"]
+__all__ = [
+    "PRIMITIVES", "control", "conv", "elementwise", "index", "linalg", "movement", "random", "reduce", "sort",
+    "window",
+]  # fmt: skip

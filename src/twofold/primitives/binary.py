@@ -172,8 +172,8 @@ def _pow_base(g: Any, _y: Any, a: Any, b: Any) -> Any:
     afterwards, for that would come back in the derivative of this rule."""
     if not hasattr(b, "shape"):
         return _zero_like(a) if b == 0 else unbroadcast(g * (pow(a, b - 1) * b), a.shape)
-    zero = eq(b, 0)
-    slope = pow(a, where(zero, 1, b) - 1) * b  # at b = 0: a^0 * 0
+    corner = eq(a, 0) & eq(b, 0)
+    slope = pow(a, where(corner, 1, b) - 1) * b
     return unbroadcast(g * slope, a.shape)
 
 
@@ -204,6 +204,7 @@ def _pow_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]:
     for n in (0, 1, 2, -2, 3):
         yield Sample((x, n))
     if dtype.kind == "float":
+        yield Sample((draw(dtype, rng, (2, 3), 0.5, 2), np.array([0, 1, 2], dtype.numpy)))
         yield Sample((x, np.array([-1, 0, 2], dtype.numpy)), differentiable=False)
         yield Sample((np.zeros(3, dtype.numpy), np.array([0, 1, 2], dtype.numpy)), differentiable=False)
 
@@ -242,12 +243,18 @@ def _less(a: Any, b: Any) -> Any:
     return lt(a, b) if hasattr(a, "shape") else gt(b, a)
 
 
+def _square_radius(a: Any, b: Any) -> Any:
+    """a^2 + b^2, but 1 at the origin, where the gradients of atan2 are taken to be 0."""
+    r = a * a + b * b
+    return where(eq(r, 0), 1, r)
+
+
 atan2 = _binary(
     "atan2",
     strict(np.arctan2),
     (
-        lambda g, _y, a, b: unbroadcast(g * (b / (a * a + b * b)), a.shape),
-        lambda g, _y, a, b: unbroadcast(-(g * (a / (a * a + b * b))), b.shape),
+        lambda g, _y, a, b: unbroadcast(g * (b / _square_radius(a, b)), a.shape),
+        lambda g, _y, a, b: unbroadcast(-(g * (a / _square_radius(a, b))), b.shape),
     ),
     FLOATS,
 )
@@ -261,5 +268,11 @@ copysign = _binary(
     FLOATS,
 )
 nextafter = _binary(
-    "nextafter", strict(np.nextafter), None, FLOATS, nondiff="it moves by one unit of the last place"
+    "nextafter",
+    strict(np.nextafter),
+    (
+        lambda g, _y, a, b: unbroadcast(where(eq(a, b), 0, g), a.shape),
+        lambda g, _y, _a, _b: _zero_like(_b),
+    ),
+    FLOATS,
 )

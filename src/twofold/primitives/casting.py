@@ -61,6 +61,12 @@ def _torch_dtype(torch: Any, dtype: DType) -> Any:
     return getattr(torch, dtype.name)
 
 
+def _cast_torch(torch: Any, x: Any, dtype: DType) -> Any:
+    if x.is_complex() and dtype.kind not in ("bool", "complex"):
+        x = x.real  # what .to() does, without its warning
+    return x.to(_torch_dtype(torch, dtype), copy=True)
+
+
 cast = Primitive(
     "cast",
     type_rule=_cast_type,
@@ -68,7 +74,7 @@ cast = Primitive(
     vjp=(lambda g, _y, _x, *, dtype: cast(g, dtype=_x.dtype),),
     samples=_cast_samples,
     errors=_cast_errors,
-    torch=lambda torch, x, dtype: x.to(_torch_dtype(torch, dtype), copy=True),
+    torch=_cast_torch,
     holomorphic=False,
 )
 

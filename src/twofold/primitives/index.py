@@ -177,9 +177,9 @@ def _cover(src: Array, index: Array) -> Array:
 
 def _scatter(x: Array, index: Array, src: Array, *, dim: int) -> Array:
     out = np.atleast_1d(x).copy()
-    index = np.atleast_1d(index)
+    index = np.ascontiguousarray(index)  # NumPy writes in memory order, and the last write wins
     try:
-        out[_along(index, dim)] = _cover(src, index)
+        out[_along(index, dim)] = np.ascontiguousarray(_cover(src, index))
     except IndexError as e:
         raise _out_of_bounds("scatter", e, x.shape, (index,), (dim,)) from None
     return out.reshape(x.shape)
@@ -260,8 +260,8 @@ def _index_put(x: Array, values: Array, *indices: Array, dims: tuple[int, ...], 
     out = x.copy()
     key = _key(x.ndim, indices, dims)
     try:
-        if not accumulate:
-            out[key] = values
+        if not accumulate:  # in row-major order of the indices, so that the last write is the same always
+            out[tuple([np.array(k, order="C") if isinstance(k, np.ndarray) else k for k in key])] = values
         elif dims == (0,):
             _add_rows(out, indices[0], values)
         else:

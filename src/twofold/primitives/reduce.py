@@ -259,7 +259,7 @@ def _arg_extreme(name: str, numpy: Callable[..., Any]) -> Primitive:
     """argmax or argmin: the first index of the extreme; NaN counts as the extreme."""
 
     def rule(x: TensorType, *, dim: int, keepdim: bool) -> TensorType:
-        check_dtype(name, x.dtype, REALS | BOOL)
+        check_dtype(name, x.dtype, REALS)
         check_dim(name, dim, x.ndim)
         if x.ndim and x.shape[dim] == 0:
             raise ShapeError(f"shape {x.shape} has no elements along dim {dim}", op=name)
@@ -272,7 +272,7 @@ def _arg_extreme(name: str, numpy: Callable[..., Any]) -> Primitive:
         yield from _along_samples(keepdim=False)(dtype, rng)
         yield from _along_samples(keepdim=True)(dtype, rng)
 
-    errors = _along_errors(REALS | BOOL, keepdim=False)
+    errors = _along_errors(REALS, keepdim=False)
     empty = ErrorSample((np.ones((2, 0), np.float32),), {"dim": 1, "keepdim": False}, ShapeError, "no elements")
     return Primitive(
         name,
@@ -281,7 +281,7 @@ def _arg_extreme(name: str, numpy: Callable[..., Any]) -> Primitive:
         nondiff="the result is an index",
         samples=samples,
         errors=lambda: [*errors(), empty],
-        dtypes=REALS | BOOL,
+        dtypes=REALS,
         torch=name,
     )
 
