@@ -11,6 +11,7 @@ Source: Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1,
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -31,6 +32,7 @@ _ROUNDS = 10
 _CHUNK = 8192  # blocks at a time: the three buffers stay in the second-level cache
 
 
+@functools.lru_cache(maxsize=64)
 def _round_keys(key: int) -> list[Array]:
     first = np.array([[key & 0xFFFFFFFF], [key >> 32]], np.uint64)
     return [(first + np.uint64(r) * _KEY_STEP) & _LOW for r in range(_ROUNDS)]

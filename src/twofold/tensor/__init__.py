@@ -23,6 +23,8 @@ from . import (  # noqa: F401  (each module fills the table of functions)
     operators,
     printing,
     promotion,
+    random,
+    sampling,
 )
 from ._registry import FUNCTIONS, METHODS, attach_methods
 
