@@ -150,8 +150,23 @@ def _accumulate(t: Tensor, g: Tensor, create_graph: bool, *, steal: bool) -> Non
     if g.shape != t.shape:
         raise ShapeError(f"a derivative rule gave shape {g.shape} for a tensor of shape {t.shape}", op="backward")
     if t.grad is not None:
-        t.grad = t.grad + g
+        total = t.grad + g
+        _inherit_age(t.grad, total)
+        t.grad = total
     elif not steal or getattr(g._value, "base", None) is not None:
         t.grad = PRIMITIVES["copy"](g)
     else:
         t.grad = g if create_graph else wrap(g._value)
+
+
+def _inherit_age(old: Tensor, total: Tensor) -> None:
+    """Hand on for how many optimizer steps a gradient has been added to without being zeroed.
+
+    An optimizer marks a gradient it used with `_spent = (steps, version)`; a version that moved on
+    means that somebody wrote to it since, as zeroing does.
+    """
+    marks = old.__dict__
+    spent = marks.get("_spent")
+    stale = spent[0] if spent is not None and spent[1] == old._version else marks.get("_stale")
+    if stale:
+        total._stale = stale  # type: ignore[attr-defined]

@@ -117,12 +117,26 @@ class Generator:
 default_generator = Generator()
 
 
+class Source(threading.local):
+    """What draws without a generator in this thread, if it is not the default one.
+
+    A data loader sets it around the reading of a sample, so that threads can't change what is drawn.
+    """
+
+    generator: Callable[[], Generator] | None = None
+
+
+source = Source()
+
+
 def draw_bits(shape: Sequence[int], generator: Generator | None = None) -> Tensor:
     """The next words of the stream, as a uint32 tensor; advances the generator.
 
     Element i is word i % 4 of block i // 4; what is left of the last block is skipped.
     """
-    state = (default_generator if generator is None else generator).state
+    if generator is None:
+        generator = default_generator if source.generator is None else source.generator()
+    state = generator.state
     blocks = -(-math.prod(shape) // 4)
     with no_record(), _lock:
         bits = random_bits(state, shape=tuple(shape))

@@ -1,1 +1,5 @@
+"""Pictures: data sets and transforms."""
 
+from . import datasets, transforms
+
+__all__ = ["datasets", "transforms"]

@@ -1,0 +1,92 @@
+"""ParamGroup: parameters with their options, whose numbers also exist as tensors.
+
+Note [Tensor twins]
+For its user a group's `lr` is a Python float. An update reads `group.twin("lr", dtype)`, a 0-d tensor
+of the same value, which the group makes once and overwrites when the float changes. In a traced step
+the tensor is an input of the program, so that schedules change it without a retrace. Numbers that
+must be computed in full precision from an option (1 - beta, log beta) are twins, too, named by the
+function that computes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..autodiff.composite import concrete
+from ..autodiff.handle import Tensor
+from ..ir.dtypes import DType
+from ..primitives.movement import full
+from ..tensor._registry import assign
+
+Function = Callable[[Any], float]
+
+
+class ParamGroup(dict[str, Any]):
+    """The dict of a parameter group; see Note [Tensor twins]."""
+
+    def __init__(self, options: Mapping[str, Any]):
+        super().__init__(options)
+        self._twins: dict[tuple[str, Function | None, DType], Tensor] = {}
+
+    def twin(self, name: str, dtype: DType, of: Function | None = None) -> Tensor:
+        """The option `name`, or `of` it, as a 0-d tensor that follows its changes."""
+        twin = self._twins.get((name, of, dtype))
+        if twin is None:
+            value = self[name]
+            if isinstance(value, Tensor) and of is None:
+                return value if value.dtype is dtype else value.to(dtype)
+            twin = self._twins[name, of, dtype] = _scalar(_number(value, of), dtype)
+        return twin
+
+    def structure(self) -> dict[str, Any]:
+        """What a program made from this group depends on: options that are no numbers, and
+        for numbers only whether they are zero."""
+        twins = {name for name, _, _ in self._twins}
+        return {
+            name: _is_zero(value) if name in twins else value for name, value in self.items() if name != "params"
+        }
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        for (twin_name, of, dtype), twin in list(self._twins.items()):
+            if twin_name != name:
+                continue
+            if isinstance(value, Tensor) and of is None:
+                del self._twins[twin_name, of, dtype]
+            else:
+                with concrete():
+                    assign(twin, _scalar(_number(value, of), dtype))
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for name, value in dict(*args, **kwargs).items():
+            self[name] = value
+
+    def __ior__(self, other: Any) -> ParamGroup:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> Any:
+        return ParamGroup, (dict(self),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ParamGroup:
+        from copy import deepcopy
+
+        return ParamGroup(deepcopy(dict(self), memo))
+
+
+def _number(value: Any, of: Function | None) -> float:
+    if isinstance(value, Tensor):
+        value = value.item()
+    return float(value if of is None else of(value))
+
+
+def _is_zero(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(v == 0 for v in value)
+    return isinstance(value, (int, float)) and value == 0
+
+
+def _scalar(value: float, dtype: DType) -> Tensor:
+    with concrete():
+        return full(shape=(), value=value, dtype=dtype)

@@ -1,0 +1,167 @@
+"""The main job, small: train a classifier of handwritten digits, and read a drawn digit with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..autodiff.handle import Tensor
+from ..data import DataLoader, Subset
+from ..ir.errors import TwofoldError
+from ..nn import CrossEntropyLoss, Module
+from ..optim import AdamW
+from ..optim.lr_scheduler import OneCycleLR
+from ..tensor.gradients import no_grad
+from ..tensor.interop import from_numpy
+from ..tensor.random import manual_seed
+from ..train import Accuracy, Callback, ConfusionMatrix, ProgressBar, Run, Trainer
+from . import transforms
+from .datasets import Digits
+from .models import SmallConvNet
+
+CLASSES = [str(n) for n in range(10)]
+_SIDE = 8  # pixels
+_BLOCK = 4  # the data set counts ink in 4x4 blocks of a 32x32 bitmap
+
+
+def train_digits(
+    *,
+    epochs: int = 20,
+    batch_size: int = 64,
+    lr: float = 3e-3,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[Callback] | None = None,
+) -> tuple[Run, ConfusionMatrix]:
+    """Train on the bundled digits; returns the run and the confusion matrix of the test split.
+
+    The model never sees the test split. The same arguments give the same weights.
+    """
+    manual_seed(seed)
+    train_set = Digits(train=True, transform=_augment())
+    model = SmallConvNet(image_size=_SIDE)
+    loader = DataLoader(train_set, batch_size=batch_size, shuffle=True, drop_last=True)
+    optimizer = AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
+    trainer = Trainer(
+        model,
+        optimizer,
+        CrossEntropyLoss(label_smoothing=0.05),
+        scheduler=OneCycleLR(optimizer, max_lr=lr, total_steps=epochs * len(loader)),
+        schedule_per="batch",
+        metrics={"accuracy": Accuracy()},
+        callbacks=[ProgressBar(unit="images")] if callbacks is None else callbacks,
+    )
+    history = trainer.fit(loader, epochs=epochs)
+    confusion = evaluate_model(model)
+    run = Run.create(out, prefix="digits")
+    info = {
+        "task": "digits",
+        "model": {"name": "SmallConvNet", "arguments": {"image_size": _SIDE}},
+        "classes": CLASSES,
+        "training": {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed},
+        "result": {"test_accuracy": confusion.value(), "train_loss": history[-1]["loss"] if history else None},
+    }
+    run.save(info, model.state_dict())
+    return run, confusion
+
+
+def evaluate_model(model: Module) -> ConfusionMatrix:
+    """The confusion matrix of `model` on the test split."""
+    confusion = ConfusionMatrix(len(CLASSES))
+    loader = DataLoader(Digits(train=False, transform=transforms.ToTensor()), batch_size=256)
+    was_training = model.training
+    model.eval()
+    with no_grad():
+        for images, targets in loader:
+            confusion.update(model(images), targets)
+    model.train(was_training)
+    return confusion
+
+
+def load_model(run: Run) -> SmallConvNet:
+    """The trained model of a run, in evaluation mode."""
+    info = run.info
+    if info.get("task") != "digits":
+        raise TwofoldError(f"{run.path} holds a model for {info.get('task')!r}, expected 'digits'")
+    model = SmallConvNet(**info["model"]["arguments"])
+    model.load_state_dict(run.state())
+    return model.eval()
+
+
+def classify(model: Module, image: Any) -> list[float]:
+    """Probabilities of the ten digits for a picture of one digit (a PIL image or an array)."""
+    with no_grad():
+        logits = model(picture_to_input(image))
+    return logits.softmax(dim=1)[0].tolist()
+
+
+def picture_to_input(image: Any) -> Tensor:
+    """A picture of one digit, as the data set would have scanned it: shape (1, 1, 8, 8) in [0, 1].
+
+    Ink is what differs from the border's brightness, so dark on light and light on dark both work.
+    The ink's bounding box is scaled to a 32x32 bitmap, of which each 4x4 block is averaged.
+
+    Raises: TwofoldError when the picture is blank.
+    """
+    ink = _ink(_grey(image))
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    if len(rows) == 0:
+        raise TwofoldError(
+            "the picture is blank: nothing in it differs from its border",
+            op="predict",
+            hint="draw one digit, dark on light or light on dark",
+        )
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    bitmap = _fit(ink, _SIDE * _BLOCK)
+    cells = bitmap.reshape(_SIDE, _BLOCK, _SIDE, _BLOCK).mean(axis=(1, 3))
+    return from_numpy(cells.astype(np.float32)[None, None])
+
+
+def _grey(image: Any) -> np.ndarray[Any, Any]:
+    """Brightness in [0, 1]; transparent pixels count as white paper."""
+    if hasattr(image, "convert"):
+        rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
+        alpha = rgba[..., 3]
+        return rgba[..., :3].mean(axis=-1) * alpha + (1 - alpha)
+    array = np.asarray(image, np.float32)
+    if array.ndim != 2:
+        raise TwofoldError(f"a picture is a PIL image or an array (height, width), got shape {array.shape}")
+    low, high = array.min(), array.max()
+    return (array - low) / (high - low) if high > low else np.zeros_like(array)
+
+
+def _ink(grey: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """True where the picture differs from its border by more than half of the largest difference."""
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    difference = np.abs(grey - np.median(border))
+    strongest = difference.max()
+    if strongest < 0.1:
+        return np.zeros(grey.shape, bool)
+    return difference > strongest / 2
+
+
+def _fit(ink: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
+    """Scale to the height of a square bitmap, keeping proportions, and centre it."""
+    height, width = ink.shape
+    scale = side / max(height, width)
+    new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    rows = np.minimum((np.arange(new_height * 4) + 0.5) * height / (new_height * 4), height - 1).astype(int)
+    columns = np.minimum((np.arange(new_width * 4) + 0.5) * width / (new_width * 4), width - 1).astype(int)
+    fine = ink[rows][:, columns].astype(np.float32)
+    small = fine.reshape(new_height, 4, new_width, 4).mean(axis=(1, 3)) > 0.5
+    if not small.any():
+        small = fine.reshape(new_height, 4, new_width, 4).mean(axis=(1, 3)) > 0
+    out = np.zeros((side, side), np.float32)
+    top, left = (side - new_height) // 2, (side - new_width) // 2
+    out[top : top + new_height, left : left + new_width] = small
+    return out
+
+
+def _augment() -> transforms.Compose:
+    """Small rotations and shifts: people draw crookedly."""
+    return transforms.Compose(
+        [transforms.ToTensor(), transforms.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1))]
+    )
