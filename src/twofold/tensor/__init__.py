@@ -24,6 +24,11 @@ from . import (  # noqa: F401  (each module fills the table of functions)
     printing,
     promotion,
     random,
+    reductions,
+    running,
+    sampling,
+    statistics,
+    random,
     sampling,
 )
 from ._registry import FUNCTIONS, METHODS, attach_methods
