@@ -323,8 +323,20 @@ def _conv_weight_grad(x: Array, g: Array, *, kernel_size: Shape, **params: Any) 
     return out.reshape(channels, geo.channels // groups, *kernel_size)
 
 
+def _mirrored(w: Array, groups: int) -> Array:
+    """The weight with its channels exchanged and its taps reversed."""
+    taps = (slice(None, None, -1),) * (w.ndim - 2)
+    split = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])[(..., *taps)].swapaxes(1, 2)
+    return np.ascontiguousarray(split).reshape(groups * w.shape[1], w.shape[0] // groups, *w.shape[2:])
+
+
 def _conv_input_grad(g: Array, w: Array, *, input_size: Shape, **params: Any) -> Array:
     channels = w.shape[1] * params["groups"]
+    reach = [d * (k - 1) for k, d in zip(w.shape[2:], params["dilation"], strict=True)]
+    margin = tuple([(r - lo, r - hi) for r, (lo, hi) in zip(reach, params["padding"], strict=True)])
+    # With stride 1 it is a convolution of g, and gathering is cheaper than scattering.
+    if max(params["stride"]) == 1 and min(map(min, margin)) >= 0 and w.shape[0] <= 2 * channels:
+        return _conv(g, _mirrored(w, params["groups"]), **{**params, "padding": margin})
     geo = _geometry((g.shape[0], channels, *input_size), w.shape[2:], g.shape[2:], params)
     out = np.zeros((geo.batch, channels, *input_size), g.dtype)
     blocks = geo.blocks(g.dtype)
@@ -445,7 +457,7 @@ def _torch_conv(torch: Any, x: Any, w: Any, *, stride: Shape, padding: Pairs, di
 def _torch_grad(torch: Any, fn: Any, shape: Shape, g: Any) -> Any:
     """The gradient of the linear function `fn`, without PyTorch's conjugation of complex numbers."""
     x = torch.zeros(shape, dtype=g.dtype, requires_grad=True)
-    return torch.autograd.grad(fn(x), x, g.conj())[0].conj().resolve_conj()
+    return torch.autograd.grad(fn(x), x, g.conj(), create_graph=True)[0].conj().resolve_conj()
 
 
 def _torch_input_grad(torch: Any, g: Any, w: Any, *, input_size: Shape, **params: Any) -> Any:

@@ -304,7 +304,7 @@ def _torch_sum_pool_grad(torch: Any, g: Any, *, input_size: Shape, **params: Any
     if not (g.is_floating_point() or g.is_complex()):
         raise NotImplementedError("PyTorch has no gradients of integers")
     x = torch.zeros((*g.shape[:2], *input_size), dtype=g.dtype, requires_grad=True)
-    return torch.autograd.grad(_torch_sum_pool(torch, x, **params), x, g)[0]
+    return torch.autograd.grad(_torch_sum_pool(torch, x, **params), x, g, create_graph=True)[0]
 
 
 # The primitives -----------------------------------------------------------------------------------
