@@ -8,7 +8,7 @@ from op_harness import ALL, NAMES, PRIMITIVES, Primitive, is_array, samples
 from twofold.primitives import elementwise, reduce
 
 # They take every tensor, so there is nothing to refuse.
-TAKE_EVERYTHING = {"copy", "isfinite", "logical_not", "nonzero"}
+TAKE_EVERYTHING = {"copy", "isfinite", "logical_not", "nonzero", "stop_gradient"}
 
 FAMILIES = [p for module in (elementwise, reduce) for p in vars(module).values() if isinstance(p, Primitive)]
 MANY_SHAPED = sorted({p.name for p in FAMILIES})

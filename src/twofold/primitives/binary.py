@@ -157,8 +157,7 @@ _power = strict(np.power)
 
 
 def _pow(x: Any, y: Any) -> Any:
-    exponent_kind = getattr(y, "dtype", x.dtype if hasattr(x, "dtype") else None).kind
-    if exponent_kind == "i" and np.any(np.less(y, 0)):
+    if (y if hasattr(y, "dtype") else x).dtype.kind == "i" and np.any(np.less(y, 0)):
         raise TwofoldError(
             "integers to a negative integer power are no integers",
             op="pow",

@@ -67,7 +67,7 @@ def _cast_torch(torch: Any, x: Any, dtype: DType) -> Any:
     return x.to(_torch_dtype(torch, dtype), copy=True)
 
 
-cast = Primitive(
+cast: Primitive = Primitive(
     "cast",
     type_rule=_cast_type,
     numpy=_cast,
@@ -144,7 +144,7 @@ def _part(name: str, numpy: Any, derivative: Any) -> Primitive:
 
 real = _part("real", np.real, lambda g, _y, _x: cast(g, dtype=_x.dtype))
 imag = _part("imag", np.imag, lambda g, _y, _x: cast(g, dtype=_x.dtype) * 1j)
-conj = Primitive(
+conj: Primitive = Primitive(
     "conj",
     type_rule=unary_rule("conj", COMPLEX),
     numpy=np.conjugate,

@@ -130,7 +130,7 @@ def _where_errors() -> list[ErrorSample]:
     ]
 
 
-where = Primitive(
+where: Primitive = Primitive(
     "where",
     type_rule=_where_type,
     numpy=_where,

@@ -122,7 +122,7 @@ def _reduction(
 
 @via_float32
 def _sum(x: Any, *, dims: Shape, keepdim: bool) -> Any:
-    return np.add.reduce(x, axis=dims, dtype=x.dtype, keepdims=keepdim)
+    return np.add.reduce(x, axis=dims, dtype=x.dtype, keepdims=keepdim)  # type: ignore[call-overload]
 
 
 def _sum_rule(g: Any, _y: Any, _x: Any, *, dims: Shape, keepdim: bool) -> Any:
@@ -148,7 +148,7 @@ def _prod_torch(torch: Any, x: Any, dims: Shape, keepdim: bool) -> Any:
 
 @via_float32
 def _prod(x: Any, *, dims: Shape, keepdim: bool) -> Any:
-    return np.multiply.reduce(x, axis=dims, dtype=x.dtype, keepdims=keepdim)
+    return np.multiply.reduce(x, axis=dims, dtype=x.dtype, keepdims=keepdim)  # type: ignore[call-overload]
 
 
 def _prod_rule(g: Any, _y: Any, x: Any, *, dims: Shape, keepdim: bool) -> Any:

@@ -103,7 +103,7 @@ log1p = _unary("log1p", strict(np.log1p), lambda g, _y, x: g / (x + 1), low=-0.9
 # --- trigonometric and hyperbolic functions -----------------------------------------------------
 
 sin = _unary("sin", strict(np.sin), lambda g, _y, x: g * cos(x), checked_by_numpy=True)
-cos = _unary("cos", strict(np.cos), lambda g, _y, x: -(g * sin(x)), checked_by_numpy=True)
+cos: Primitive = _unary("cos", strict(np.cos), lambda g, _y, x: -(g * sin(x)), checked_by_numpy=True)
 tan = _unary("tan", strict(np.tan), lambda g, y, _x: g * (y * y + 1), low=-1.3, high=1.3, checked_by_numpy=True)
 asin = _unary(
     "asin", strict(np.arcsin), lambda g, _y, x: g * rsqrt(1 - x * x), low=-0.9, high=0.9, checked_by_numpy=True
@@ -113,7 +113,7 @@ acos = _unary(
 )
 atan = _unary("atan", strict(np.arctan), lambda g, _y, x: g / (x * x + 1), checked_by_numpy=True)
 sinh = _unary("sinh", strict(np.sinh), lambda g, _y, x: g * cosh(x), checked_by_numpy=True)
-cosh = _unary("cosh", strict(np.cosh), lambda g, _y, x: g * sinh(x), checked_by_numpy=True)
+cosh: Primitive = _unary("cosh", strict(np.cosh), lambda g, _y, x: g * sinh(x), checked_by_numpy=True)
 tanh = _unary("tanh", strict(np.tanh), lambda g, y, _x: g * (1 - y * y), checked_by_numpy=True)
 asinh = _unary("asinh", strict(np.arcsinh), lambda g, _y, x: g * rsqrt(x * x + 1), checked_by_numpy=True)
 acosh = _unary(  # two roots: one of the product would be on the wrong branch for complex numbers
@@ -145,7 +145,9 @@ erfinv = _unary(
     high=0.9,
 )
 lgamma = _unary("lgamma", _special.lgamma, lambda g, _y, x: g * digamma(x), FLOATS, low=0.2, high=5)
-digamma = _unary("digamma", _special.digamma, lambda g, _y, x: g * polygamma(x, n=1), FLOATS, low=0.2, high=5)
+digamma: Primitive = _unary(
+    "digamma", _special.digamma, lambda g, _y, x: g * polygamma(x, n=1), FLOATS, low=0.2, high=5
+)
 
 
 def _polygamma_type(x: TensorType, *, n: int) -> TensorType:
@@ -169,7 +171,7 @@ def _polygamma_samples(dtype: DType, rng: np.random.Generator) -> Any:
         yield from unary_samples(-2.8, -2.2, special=False, n=n)(dtype, rng)
 
 
-polygamma = Primitive(
+polygamma: Primitive = Primitive(
     "polygamma",
     type_rule=_polygamma_type,
     numpy=_special.polygamma,
