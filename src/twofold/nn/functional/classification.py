@@ -1,0 +1,556 @@
+"""Losses for classes: cross entropy and its parts, binary cross entropy, margins."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ...autodiff.composite import composite
+from ...autodiff.handle import Tensor, mode
+from ...ir.dtypes import int64
+from ...ir.errors import DTypeError, OutOfBoundsError, ShapeError, TwofoldError
+from ...primitives import elementwise as E
+from ...primitives import index as I
+from ...primitives import movement as M
+from ...primitives import reduce as R
+from ._common import average, cast, channels, check_floating, check_reduction, in_float32, reduced, total
+from .activation import log_softmax_of, stable_softplus
+
+
+def _class_dim(input: Tensor, op: str) -> int:
+    if input.ndim == 0:
+        raise ShapeError("expects an input (C,) or (N, C, ...), got a 0-d tensor", op=op)
+    return 0 if input.ndim == 1 else 1
+
+
+def _check_target_shape(input: Tensor, target: Tensor, op: str) -> None:
+    dim = _class_dim(input, op)
+    expected = input.shape[:dim] + input.shape[dim + 1 :]
+    if target.shape != expected:
+        hint = None
+        if target.shape == (*expected, 1):
+            hint = f"remove its last dimension: target.squeeze({target.ndim - 1})"
+        elif target.ndim == 1 and len(expected) == 1 and input.ndim == 2:
+            hint = f"the batch sizes differ: {input.shape[0]} predictions, {target.shape[0]} targets"
+        elif target.shape == input.shape:
+            hint = "class probabilities must be floating; class numbers need target.argmax(1)"
+        raise ShapeError(
+            f"predictions of shape {input.shape} need class numbers of shape {expected}, got {target.shape}",
+            op=op,
+            hint=hint or "the target has the shape of the predictions without the class dimension",
+        )
+
+
+def _check_classes(target: Tensor, classes: int, ignore_index: int, op: str) -> None:
+    """Raises: OutOfBoundsError for a class number that is neither in [0, classes) nor `ignore_index`."""
+    if mode.tracer is not None or 0 in target.shape:
+        return
+    values = target.detach().numpy()
+    values = values[values != ignore_index]
+    if values.size == 0:
+        return
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= classes:
+        hint = f"use a last layer with {high + 1} outputs, or class numbers from 0 to {classes - 1}"
+        if low < 0:
+            hint = f"class numbers begin at 0; to leave samples out pass ignore_index={low}"
+        elif low == 1 and high == classes:
+            hint = "the classes are counted from 1: use target - 1"
+        raise OutOfBoundsError(
+            f"target contains the class {low if low < 0 else high}, the predictions have {classes} classes "
+            f"(0 to {classes - 1})",
+            op=op,
+            hint=hint,
+        )
+
+
+def _check_weight(weight: Tensor | None, classes: int, op: str) -> None:
+    if weight is not None and weight.shape != (classes,):
+        raise ShapeError(
+            f"weight has shape {weight.shape} for {classes} classes", op=op, hint=f"it must be of shape ({classes},)"
+        )
+
+
+def _picked(
+    logp: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """-logp at the target times its weight, the weights, the mask of counted samples, and safe targets."""
+    dim = _class_dim(logp, "nll_loss")
+    keep = E.ne(target, ignore_index)
+    safe = cast(E.where(keep, target, 0), int64)
+    shape = logp.shape[:dim] + (1,) + logp.shape[dim + 1 :]
+    chosen = M.reshape(I.gather(logp, M.reshape(safe, shape=shape), dim=dim), shape=target.shape)
+    if weight is None:
+        weights = cast(keep, logp.dtype)
+    else:
+        weights = E.where(keep, I.index(cast(weight, logp.dtype), safe, dims=(0,)), 0.0)
+    return E.where(keep, -(chosen * weights), 0.0), weights, keep, safe
+
+
+def _weighted(loss: Tensor, weights: Tensor, reduction: str, op: str) -> Tensor:
+    """Like `reduced`, but the mean is over the weights."""
+    if reduction == "mean":
+        return total(loss) / total(weights)
+    return reduced(loss, reduction, op)
+
+
+def _reduction_of(reduction: str, size_average: Any, reduce: Any) -> str:
+    """PyTorch's two old arguments in place of `reduction`."""
+    if size_average is None and reduce is None:
+        return reduction
+    if reduce is False:
+        return "none"
+    return "sum" if size_average is False else "mean"
+
+
+@composite
+@in_float32
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    ignore_index: int = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Minus the log-probability of each target class.
+
+    Shapes: input (N, C, *) log-probabilities, target (N, *) class numbers; also (C,) and ().
+    Args:
+        weight: weights of the classes, (C,); the mean is weighted by them.
+        ignore_index: targets with this value do not count.
+    Raises: ShapeError, DTypeError or OutOfBoundsError when the target does not fit.
+
+    >>> import twofold as tw
+    >>> tw.nn.functional.nll_loss(tw.tensor([[-0.5, -1.0]]), tw.tensor([1]))
+    tensor(1.)
+    """
+    reduction = _reduction_of(reduction, size_average, reduce)
+    check_reduction(reduction, "nll_loss")
+    _check_class_targets(input, target, weight, ignore_index, "nll_loss")
+    loss, weights, _, _ = _picked(input, target, weight, ignore_index)
+    return _weighted(loss, weights, reduction, "nll_loss")
+
+
+def _check_class_targets(input: Tensor, target: Any, weight: Tensor | None, ignore_index: int, op: str) -> None:
+    check_floating(input, op)
+    if not isinstance(target, Tensor):
+        raise DTypeError(f"the target must be a tensor, got {type(target).__name__}", op=op)
+    if target.dtype.kind not in ("int", "uint"):
+        raise DTypeError(
+            f"the target must hold class numbers, got {target.dtype.name} of shape {target.shape}",
+            op=op,
+            hint="use target.long()",
+        )
+    _check_target_shape(input, target, op)
+    classes = input.shape[_class_dim(input, op)]
+    _check_weight(weight, classes, op)
+    _check_classes(target, classes, ignore_index, op)
+
+
+@composite
+@in_float32
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    ignore_index: int = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Minus the log of the softmax at each target class.
+
+    Shapes: input (N, C, *) logits; target (N, *) class numbers, or (N, C, *) class probabilities.
+        Also (C,) with () or (C,).
+    Args:
+        weight: weights of the classes, (C,); the mean over class numbers is weighted by them.
+        ignore_index: targets with this value do not count.
+        label_smoothing: share of the target that is spread evenly over all classes.
+    Raises: ShapeError, DTypeError or OutOfBoundsError when the target does not fit.
+    Numerics: log-softmax without overflow; float16 and bfloat16 are computed in float32.
+    Source: label smoothing: Szegedy et al. 2015, "Rethinking the Inception Architecture", section 7.
+
+    >>> import twofold as tw
+    >>> tw.nn.functional.cross_entropy(tw.tensor([[0.0, 0.0]]), tw.tensor([1]))
+    tensor(0.6931)
+    """
+    op = "cross_entropy"
+    reduction = _reduction_of(reduction, size_average, reduce)
+    check_reduction(reduction, op)
+    check_floating(input, op)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise TwofoldError(f"label_smoothing must be between 0 and 1, got {label_smoothing}", op=op)
+    dim = _class_dim(input, op)
+    if isinstance(target, Tensor) and target.dtype.is_floating_point:
+        return _with_probabilities(input, target, weight, reduction, label_smoothing, dim)
+    _check_class_targets(input, target, weight, ignore_index, op)
+    logp = log_softmax_of(input, dim)
+    loss, weights, keep, _ = _picked(logp, target, weight, ignore_index)
+    loss = _weighted(loss, weights, reduction, op)
+    if label_smoothing == 0.0:
+        return loss
+    classes = input.shape[dim]
+    spread = logp if weight is None else logp * _along(weight, dim, logp)
+    smooth = E.where(keep, -R.sum(spread, dims=(dim,), keepdim=False), 0.0)
+    smooth = _weighted(smooth, weights, reduction, op)
+    return loss * (1.0 - label_smoothing) + smooth * (label_smoothing / classes)
+
+
+def _along(weight: Tensor, dim: int, like: Tensor) -> Tensor:
+    weight = cast(weight, like.dtype)
+    return weight if dim == 0 else channels(weight, like.ndim)
+
+
+def _with_probabilities(
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float, dim: int
+) -> Tensor:
+    op = "cross_entropy"
+    if target.shape != input.shape:
+        hint = "a floating target must have the shape of the predictions; for class numbers use target.long()"
+        raise ShapeError(
+            f"predictions of shape {input.shape} need class probabilities of that shape, got {target.shape} "
+            f"of dtype {target.dtype.name}",
+            op=op,
+            hint=hint,
+        )
+    classes = input.shape[dim]
+    _check_weight(weight, classes, op)
+    target = cast(target, input.dtype)
+    if smoothing > 0.0:
+        target = target * (1.0 - smoothing) + smoothing / classes
+    terms = log_softmax_of(input, dim) * target
+    if weight is not None:
+        terms = terms * _along(weight, dim, terms)
+    loss = -R.sum(terms, dims=(dim,), keepdim=False)
+    return reduced(loss, reduction, op)
+
+
+def _check_same_shape(input: Tensor, target: Tensor, op: str) -> None:
+    if input.shape != target.shape:
+        hint = "they must have the same shape"
+        if input.shape == (*target.shape, 1):
+            hint = f"remove the last dimension of the predictions: input.squeeze({input.ndim - 1})"
+        elif target.shape == (*input.shape, 1):
+            hint = f"remove the last dimension of the target: target.squeeze({target.ndim - 1})"
+        raise ShapeError(f"the input has shape {input.shape}, the target {target.shape}", op=op, hint=hint)
+
+
+def _check_binary_target(input: Tensor, target: Any, op: str) -> None:
+    check_floating(input, op)
+    if not isinstance(target, Tensor) or not target.dtype.is_floating_point:
+        kind = target.dtype.name if isinstance(target, Tensor) else type(target).__name__
+        raise DTypeError(f"the target must be floating, got {kind}", op=op, hint="use target.float()")
+    _check_same_shape(input, target, op)
+
+
+@composite
+@in_float32
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """-(y log p + (1 - y) log(1 - p)) for probabilities p and targets y of one shape.
+
+    Raises: TwofoldError for a probability outside [0, 1]; ShapeError when the shapes differ.
+    Numerics: logarithms are cut at -100, so that p = 0 or 1 gives a finite loss.
+
+    >>> import twofold as tw
+    >>> tw.nn.functional.binary_cross_entropy(tw.tensor([0.5]), tw.tensor([1.0]))
+    tensor(0.6931)
+    """
+    op = "binary_cross_entropy"
+    reduction = _reduction_of(reduction, size_average, reduce)
+    _check_binary_target(input, target, op)
+    if mode.tracer is None and 0 not in input.shape:
+        values = input.detach().numpy()
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise TwofoldError(
+                f"all elements of the input should be between 0 and 1, got {float(values.min())} to "
+                f"{float(values.max())}",
+                op=op,
+                hint="put a sigmoid before it, or use BCEWithLogitsLoss on the values as they are",
+            )
+    target = cast(target, input.dtype)
+    loss = -(target * _cut_log(input) + (1.0 - target) * _cut_log(1.0 - input))
+    if weight is not None:
+        loss = loss * weight
+    return reduced(loss, reduction, op)
+
+
+def _cut_log(x: Tensor) -> Tensor:
+    """max(log(x), -100) whose gradient is finite at 0."""
+    tiny = 1e-12
+    slope_safe = E.where(E.gt(x, tiny), x, tiny)
+    exact = E.maximum(E.log(slope_safe), -100.0)
+    with_slope = (x - x.detach()) * (1.0 / tiny) + E.maximum(E.log(x.detach()), -100.0)
+    return E.where(E.gt(x, tiny), exact, with_slope)
+
+
+@composite
+@in_float32
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """Binary cross entropy of sigmoid(input), without overflow.
+
+    Args:
+        weight: factors of the losses; broadcasts.
+        pos_weight: factors of the positive class; broadcasts.
+
+    >>> import twofold as tw
+    >>> tw.nn.functional.binary_cross_entropy_with_logits(tw.tensor([0.0]), tw.tensor([1.0]))
+    tensor(0.6931)
+    """
+    op = "binary_cross_entropy_with_logits"
+    reduction = _reduction_of(reduction, size_average, reduce)
+    _check_binary_target(input, target, op)
+    target = cast(target, input.dtype)
+    tail = stable_softplus(-input)
+    if pos_weight is not None:
+        tail = ((cast(pos_weight, input.dtype) - 1.0) * target + 1.0) * tail
+    loss = (1.0 - target) * input + tail
+    if weight is not None:
+        loss = loss * weight
+    return reduced(loss, reduction, op)
+
+
+@composite
+def multi_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Mean over the other classes of max(0, margin - x[y] + x[i]) ** p.
+
+    Shapes: input (N, C) or (C,), target (N,) or () class numbers.
+
+    >>> import twofold as tw
+    >>> tw.nn.functional.multi_margin_loss(tw.tensor([[0.0, 0.0]]), tw.tensor([1]))
+    tensor(0.5000)
+    """
+    op = "multi_margin_loss"
+    reduction = _reduction_of(reduction, size_average, reduce)
+    if p not in (1, 2):
+        raise TwofoldError(f"p must be 1 or 2, got {p}", op=op)
+    _check_class_targets(input, target, weight, -(2**62), op)
+    x = input if input.ndim == 2 else M.reshape(input, shape=(1, input.shape[0]))
+    y = cast(M.reshape(target, shape=(x.shape[0], 1)), int64)
+    excess = E.relu(x - I.gather(x, y, dim=1) + margin)
+    excess = excess * excess if p == 2 else excess
+    if weight is not None:
+        excess = excess * I.index(weight, y, dims=(0,))
+    others = E.ne(M.iota(size=x.shape[1], dtype=int64), y)
+    loss = R.sum(E.where(others, excess, 0.0), dims=(1,), keepdim=False) / float(x.shape[1])
+    return reduced(M.reshape(loss, shape=target.shape), reduction, op)
+
+
+@composite
+def multilabel_margin_loss(
+    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
+) -> Tensor:
+    """Hinge between every target class and every other class.
+
+    Shapes: input (N, C) or (C,); target of the same shape holds class numbers up to the first -1.
+
+    >>> import twofold as tw
+    >>> x, y = tw.tensor([[0.1, 0.2, 0.4, 0.8]]), tw.tensor([[3, 0, -1, 1]])
+    >>> tw.nn.functional.multilabel_margin_loss(x, y)
+    tensor(0.8500)
+    """
+    op = "multilabel_margin_loss"
+    reduction = _reduction_of(reduction, size_average, reduce)
+    _check_same_shape(input, target, op)
+    shape = input.shape if input.ndim == 2 else (1, *input.shape)
+    x, y = M.reshape(input, shape=shape), cast(M.reshape(target, shape=shape), int64)
+    n, c = shape
+    counted = E.eq(R.cumsum(cast(E.lt(y, 0), int64), dim=1), 0)  # before the first -1
+    safe = E.where(counted, y, 0)
+    is_target = I.scatter_add(M.full(shape=shape, value=0, dtype=int64), safe, cast(counted, int64), dim=1)
+    hinge = E.relu(
+        1.0 - M.reshape(I.gather(x, safe, dim=1), shape=(n, c, 1)) + M.reshape(x, shape=(n, 1, c))
+    )
+    pairs = E.bitwise_and(M.reshape(counted, shape=(n, c, 1)), M.reshape(E.eq(is_target, 0), shape=(n, 1, c)))
+    loss = R.sum(E.where(pairs, hinge, 0.0), dims=(1, 2), keepdim=False) / float(c)
+    return reduced(loss if input.ndim == 2 else M.reshape(loss, shape=()), reduction, op)
+
+
+@composite
+def multilabel_soft_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Mean over the classes of the binary cross entropy of sigmoid(input).
+
+    Shapes: input and target (N, C) or (C,) -> (N,) or () before the reduction.
+
+    >>> import twofold as tw
+    >>> tw.nn.functional.multilabel_soft_margin_loss(tw.zeros(1, 2), tw.ones(1, 2))
+    tensor(0.6931)
+    """
+    op = "multilabel_soft_margin_loss"
+    reduction = _reduction_of(reduction, size_average, reduce)
+    _check_same_shape(input, target, op)
+    target = cast(target, input.dtype)
+    loss = target * stable_softplus(-input) + (1.0 - target) * stable_softplus(input)
+    if weight is not None:
+        loss = loss * weight
+    return reduced(average(loss, (input.ndim - 1,)), reduction, op)
+
+
+@composite
+def soft_margin_loss(
+    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
+) -> Tensor:
+    """log(1 + exp(-y x)) for targets y of 1 and -1.
+
+    >>> import twofold as tw
+    >>> tw.nn.functional.soft_margin_loss(tw.zeros(2), tw.ones(2))
+    tensor(0.6931)
+    """
+    reduction = _reduction_of(reduction, size_average, reduce)
+    _check_same_shape(input, target, "soft_margin_loss")
+    return reduced(stable_softplus(-cast(target, input.dtype) * input), reduction, "soft_margin_loss")
+
+
+@composite
+def ctc_loss(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Any,
+    target_lengths: Any,
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
+) -> Tensor:
+    """Minus the log-probability of all alignments of the targets with the input.
+
+    Shapes: log_probs (T, N, C) or (T, C); targets (N, S), or (sum of target_lengths,), or (S,).
+    Args:
+        zero_infinity: losses of samples whose target is too long are 0 instead of inf.
+    Numerics: the forward recursion in logarithms, differentiated like all else.
+    Source: Graves et al. 2006, "Connectionist Temporal Classification", eq. 5 to 8.
+
+    >>> import twofold as tw
+    >>> logp = tw.zeros(2, 1, 2).log_softmax(-1)
+    >>> tw.nn.functional.ctc_loss(logp, tw.tensor([[1]]), (2,), (1,), reduction="sum")
+    tensor(0.2877)
+    """
+    check_reduction(reduction, "ctc_loss")
+    single = log_probs.ndim == 2
+    x = M.reshape(log_probs, shape=(log_probs.shape[0], 1, log_probs.shape[1])) if single else log_probs
+    times, n, classes = x.shape
+    in_lengths, out_lengths = _lengths(input_lengths, n), _lengths(target_lengths, n)
+    if max(in_lengths, default=0) > times:
+        raise ShapeError(f"input_lengths {in_lengths} are longer than the input, {times}", op="ctc_loss")
+    if not 0 <= blank < classes:
+        raise OutOfBoundsError(f"blank {blank} is outside the {classes} classes", op="ctc_loss")
+    labels = _padded_labels(targets, out_lengths, blank, single)
+    losses = _ctc_losses(x, labels, in_lengths, out_lengths, blank)
+    if zero_infinity:
+        losses = E.where(E.eq(losses, math.inf), 0.0, losses)
+    if reduction == "mean":
+        scaled = [1.0 / max(s, 1) for s in out_lengths]
+        return average(losses * _row(scaled, losses))
+    if single and reduction == "none":
+        return M.reshape(losses, shape=())
+    return reduced(losses, reduction, "ctc_loss")
+
+
+def _lengths(lengths: Any, n: int) -> list[int]:
+    values = lengths.tolist() if isinstance(lengths, Tensor) else lengths
+    out = [int(v) for v in (values if isinstance(values, (list, tuple)) else [values])]
+    if len(out) != n:
+        raise ShapeError(f"expects {n} lengths, one for each sample, got {len(out)}", op="ctc_loss")
+    return out
+
+
+def _row(values: list[float], like: Tensor) -> Tensor:
+    """A vector of the given numbers."""
+    parts = [M.full(shape=(1,), value=v, dtype=like.dtype) for v in values]
+    return M.concat(*parts, dim=0)
+
+
+def _padded_labels(targets: Tensor, lengths: list[int], blank: int, single: bool) -> Tensor:
+    """Targets as (N, S) int64, filled up with blanks."""
+    if targets.ndim == 2:
+        return cast(targets, int64)
+    longest = max([*lengths, 1])
+    rows, start = [], 0
+    for length in lengths:
+        row = M.slice(cast(targets, int64), start=(start,), stop=(start + length,), step=(1,))
+        row = M.pad(row, low=(0,), high=(longest - length,), value=blank)
+        rows.append(M.reshape(row, shape=(1, longest)))
+        start += length
+    return M.concat(*rows, dim=0)
+
+
+def _ctc_losses(x: Tensor, labels: Tensor, in_lengths: list[int], out_lengths: list[int], blank: int) -> Tensor:
+    times, n, _ = x.shape
+    s = labels.shape[1]
+    size = 2 * s + 1
+    blanks = M.full(shape=(n, s, 1), value=blank, dtype=int64)
+    pairs = M.concat(blanks, M.reshape(labels, shape=(n, s, 1)), dim=2)
+    path = M.reshape(pairs, shape=(n, 2 * s))
+    path = M.pad(path, low=(0, 0), high=(0, 1), value=blank)  # blank a blank b blank
+    before = M.pad(_left(path, 2), low=(0, 2), high=(0, 0), value=blank)
+    may_skip = E.bitwise_and(E.ne(path, blank), E.ne(path, before))
+    place = M.iota(size=size, dtype=int64)
+    never = -1e30 if x.dtype.itemsize >= 4 else -6e4  # in place of -inf, whose differences are nan
+    emitted = I.gather(_time(x, 0), path, dim=1)
+    alpha = E.where(E.lt(place, 2), emitted, never)
+    history = [alpha]
+    for t in range(1, times):
+        one = M.pad(_left(alpha, 1), low=(0, 1), high=(0, 0), value=never)
+        two = M.pad(_left(alpha, 2), low=(0, 2), high=(0, 0), value=never)
+        two = E.where(may_skip, two, never)
+        alpha = _log_add(_log_add(alpha, one), two) + I.gather(_time(x, t), path, dim=1)
+        history.append(alpha)
+    losses = []
+    for i in range(n):
+        last, length = history[max(in_lengths[i] - 1, 0)], out_lengths[i]
+        end = _cell(last, i, 2 * length)
+        both = end if length == 0 else _log_add(end, _cell(last, i, 2 * length - 1))
+        losses.append(M.reshape(E.where(E.lt(both, never / 2), math.inf, -both), shape=(1,)))
+    return M.concat(*losses, dim=0)
+
+
+def _time(x: Tensor, t: int) -> Tensor:
+    part = M.slice(x, start=(t, 0, 0), stop=(t + 1, *x.shape[1:]), step=(1, 1, 1))
+    return M.reshape(part, shape=x.shape[1:])
+
+
+def _left(x: Tensor, count: int) -> Tensor:
+    """All but the last `count` columns."""
+    return M.slice(x, start=(0, 0), stop=(x.shape[0], x.shape[1] - count), step=(1, 1))
+
+
+def _cell(x: Tensor, i: int, j: int) -> Tensor:
+    return M.reshape(M.slice(x, start=(i, j), stop=(i + 1, j + 1), step=(1, 1)), shape=())
+
+
+def _log_add(a: Tensor, b: Tensor) -> Tensor:
+    """log(exp(a) + exp(b))."""
+    top = E.maximum(a, b)
+    return top + E.log1p(E.exp(E.minimum(a, b) - top))
