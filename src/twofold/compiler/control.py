@@ -7,160 +7,21 @@ become further operands. Names and conventions are those of `jax.lax`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..autodiff.handle import Tensor, mode, wrap
+from ..autodiff.handle import Tensor, mode
 from ..ir.dtypes import scalar_dtype
-from ..ir.errors import DTypeError, ShapeError, TraceError, TwofoldError
-from ..ir.graph import Graph, Value
-from ..ir.tree import Tree, flatten
+from ..ir.errors import AutogradError, DTypeError, ShapeError, TwofoldError
+from ..ir.tree import flatten
 from ..ir.types import TensorType
 from ..primitives import control
 from ..primitives.elementwise import cast
 from ..primitives.movement import concat, full, reshape
 from ..primitives.movement import slice as slice_
-from .trace import Tracer
+from .body import TENSOR, Structure, Typed, flatten_tensors, share_captured, trace_body, types_of
 
-_TENSOR = "tensor"
 _CARRY = "the carry must keep its types: it begins as {}, a step gives {}"
-
-
-class Structure:
-    """How tensors are nested in a value; None may stand among them."""
-
-    __slots__ = ("statics", "tree")
-
-    def __init__(self, tree: Tree, statics: tuple[Any, ...]):
-        self.tree = tree
-        self.statics = statics
-
-    def build(self, tensors: Iterable[Any]) -> Any:
-        """Put tensors into the nesting."""
-        rest = iter(tensors)
-        return self.tree.unflatten([next(rest) if s is _TENSOR else s for s in self.statics])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Structure) and (self.tree, self.statics) == (other.tree, other.statics)
-
-    def __hash__(self) -> int:
-        return hash((self.tree, self.statics))
-
-    def describe(self, types: Iterable[TensorType]) -> str:
-        """The nesting with the tensors' types, for messages."""
-        return str(self.build(types))
-
-
-def _flatten(value: Any, what: str) -> tuple[list[Tensor], Structure]:
-    """The tensors in a nesting; Python numbers become tensors."""
-    leaves, tree = flatten(value)
-    tensors, statics = [], []
-    for leaf in leaves:
-        if leaf is not None:
-            tensors.append(_as_tensor(leaf, what))
-        statics.append(None if leaf is None else _TENSOR)
-    return tensors, Structure(tree, tuple(statics))
-
-
-def _as_tensor(leaf: Any, what: str) -> Tensor:
-    if isinstance(leaf, Tensor):
-        return leaf
-    if isinstance(leaf, (bool, int, float, complex)):
-        return full(shape=(), value=leaf, dtype=scalar_dtype(leaf))
-    raise TwofoldError(
-        f"{what} holds {leaf!r} of type {type(leaf).__name__}, expected tensors, numbers, None, "
-        "and tuples, lists and dicts of these",
-        hint="make tensors of arrays first, with twofold.tensor(...)",
-    )
-
-
-def _types(tensors: Iterable[Tensor]) -> list[TensorType]:
-    return [t.type_ for t in tensors]
-
-
-Typed = tuple[Structure, list[TensorType]]
-
-
-# --- tracing a function into a graph of its own -------------------------------------------------
-
-
-class Body:
-    """A function traced into a graph, whose inputs are the given tensors and then `captured`."""
-
-    __slots__ = ("captured", "graph", "num_given", "structure")
-
-    def __init__(self, graph: Graph, num_given: int, captured: list[Tensor], structure: Any):
-        self.graph = graph
-        self.num_given = num_given
-        self.captured = captured
-        self.structure = structure
-
-    @property
-    def typed(self) -> Typed:
-        return self.structure, [v.type for v in self.graph.outputs]
-
-    def take_captured(self, union: Sequence[Tensor]) -> None:
-        """Give the graph one input for every tensor of `union`, in this order."""
-        own = {id(t): v for t, v in zip(self.captured, self.graph.inputs[self.num_given :], strict=True)}
-        del self.graph.inputs[self.num_given :]
-        for t in union:
-            value = own.get(id(t))
-            if value is None:
-                self.graph.add_input(t.type_, getattr(t, "name", None))
-            else:
-                value.index = len(self.graph.inputs)
-                self.graph.inputs.append(value)
-        self.captured = list(union)
-
-
-def _trace_body(
-    what: str,
-    fn: Callable[..., Any],
-    given: Sequence[Tensor],
-    types: Sequence[TensorType],
-    args: Callable[[list[Tensor]], Any],
-) -> Body:
-    """Trace `fn(*args(handles))`, with a handle for every tensor of `given` but of these `types`."""
-    tracer = Tracer(getattr(fn, "__name__", type(fn).__name__))
-    handles = [wrap(tracer.graph.add_input(type)) for type in types]
-    for handle, t in zip(handles, given, strict=True):
-        handle.requires_grad = t.requires_grad
-    starts = [h._value for h in handles]
-    with tracer:
-        tensors, structure = _flatten(fn(*args(handles)), f"the result of {what}")
-        outputs = [tracer.value_of(t) for t in tensors]
-    _check_pure(what, tracer, handles, starts)
-    tracer.graph.set_outputs(outputs)
-    return Body(tracer.graph, len(handles), [root.handle for root in tracer.roots.values()], structure)
-
-
-def _check_pure(what: str, tracer: Tracer, handles: list[Tensor], starts: list[Value]) -> None:
-    """Refuse writes to tensors from outside: they would be lost, or made though the branch did not run."""
-    for root in tracer.roots.values():
-        if root.handle.grad is not root.grad:
-            root.handle.grad = root.grad
-            _refuse(what, f"accumulates into .grad of a tensor of type {root.handle.type_}")
-        if root.written:
-            _refuse(what, f"writes to a tensor of type {root.handle.type_} from outside")
-    for handle, start in zip(handles, starts, strict=True):
-        if handle._value is not start:
-            _refuse(what, f"writes to its argument of type {handle.type_}")
-
-
-def _refuse(what: str, does: str) -> None:
-    raise TraceError(
-        f"{what} {does}, which can't be traced",
-        op=what.split()[-1],
-        hint="return the new value instead of writing it (random draws write to their generator, too)",
-    )
-
-
-def _union(bodies: Iterable[Body]) -> list[Tensor]:
-    """The tensors that any of the functions uses; each of them then takes all."""
-    union = list({id(t): t for body in bodies for t in body.captured}.values())
-    for body in bodies:
-        body.take_captured(union)
-    return union
 
 
 def _check_same(op: str, message: str, before: Typed, after: Typed) -> None:
@@ -221,7 +82,8 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
     """
     pred = _predicate("cond", pred)
     if mode.tracer is None or not isinstance(pred, Tensor):
-        tensors, structure = _flatten((true_fn if pred else false_fn)(*operands), "the result of a branch of cond")
+        result = (true_fn if pred else false_fn)(*operands)
+        tensors, structure = flatten_tensors(result, "the result of a branch of cond")
         return structure.build(tensors)
     leaves, tree = flatten(operands)
     given = [t for t in leaves if isinstance(t, Tensor)]
@@ -230,16 +92,16 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
         rest = iter(handles)
         return tree.unflatten([next(rest) if isinstance(t, Tensor) else t for t in leaves])
 
-    yes, no = (
-        _trace_body(f"a branch {fn.__name__!r} of cond" if hasattr(fn, "__name__") else "a branch of cond",
-                    fn, given, _types(given), args)
-        for fn in (true_fn, false_fn)
-    )  # fmt: skip
+    yes, no = (trace_body(_branch_name(fn), fn, given, types_of(given), args) for fn in (true_fn, false_fn))
     _check_same("cond", "the branches differ: the true one gives {}, the false one {}", yes.typed, no.typed)
-    captured = _union([yes, no])
+    captured = share_captured([yes, no])
     pred = _traced_predicate("cond", pred)
     outs = control.cond(pred, *given, *captured, true_graph=yes.graph, false_graph=no.graph)
     return yes.structure.build(outs)
+
+
+def _branch_name(fn: Callable[..., Any]) -> str:
+    return f"the branch {getattr(fn, '__name__', type(fn).__name__)!r} of cond"
 
 
 # --- while_loop ---------------------------------------------------------------------------------
@@ -248,7 +110,7 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
 def while_loop(cond_fn: Callable[[Any], Any], body_fn: Callable[[Any], Any], init: Any) -> Any:
     """Apply `body_fn` to a value, which begins as `init`, while `cond_fn(value)` is true.
 
-    Has no derivative in reverse when traced, for its number of steps is not known; `scan` has.
+    Traced, it has no derivative, for its number of steps is not known; `scan` has one.
 
     Args:
         cond_fn: gives a tensor of one element.
@@ -256,13 +118,13 @@ def while_loop(cond_fn: Callable[[Any], Any], body_fn: Callable[[Any], Any], ini
         init: tensors and numbers in any nesting.
 
     Raises: ShapeError or DTypeError if the value changes its types; while tracing, TraceError if a
-        function writes to a tensor that it did not make.
+        function writes to a tensor that it did not make, AutogradError if a gradient is wanted.
 
     >>> import twofold as tw
     >>> tw.while_loop(lambda v: v[0] < 5, lambda v: (v[0] + 1, v[1] * 2), (tw.tensor(0), tw.tensor(1.0)))
     (tensor(5), tensor(32.))
     """
-    tensors, structure = _flatten(init, "init of while_loop")
+    tensors, structure = flatten_tensors(init, "init of while_loop")
     if mode.tracer is None:
         while _predicate("while_loop", cond_fn(structure.build(tensors))):
             tensors = _next_carry("while_loop", body_fn(structure.build(tensors)), tensors, structure)
@@ -274,10 +136,17 @@ def while_loop(cond_fn: Callable[[Any], Any], body_fn: Callable[[Any], Any], ini
     def predicate(value: Any) -> Tensor:
         return _traced_predicate("while_loop", cond_fn(value))
 
-    test = _trace_body("the condition of while_loop", predicate, tensors, _types(tensors), args)
-    body = _trace_body("the body of while_loop", body_fn, tensors, _types(tensors), args)
-    _check_same("while_loop", _CARRY, (structure, _types(tensors)), body.typed)
-    captured = _union([test, body])
+    test = trace_body("the condition of while_loop", predicate, tensors, types_of(tensors), args)
+    body = trace_body("the body of while_loop", body_fn, tensors, types_of(tensors), args)
+    _check_same("while_loop", _CARRY, (structure, types_of(tensors)), body.typed)
+    captured = share_captured([test, body])
+    if mode.grad and any(t.requires_grad for t in (*tensors, *captured)):
+        raise AutogradError(
+            "a tensor that requires grad enters a traced while_loop, which has no derivative: "
+            "how often it runs is not known beforehand",
+            op="while_loop",
+            hint="use twofold.scan with a fixed length, or run the loop under twofold.no_grad()",
+        )
     outs = control.while_loop(
         *tensors, *captured, cond_graph=test.graph, body_graph=body.graph, num_carry=len(tensors)
     )
@@ -285,8 +154,8 @@ def while_loop(cond_fn: Callable[[Any], Any], body_fn: Callable[[Any], Any], ini
 
 
 def _next_carry(op: str, value: Any, before: list[Tensor], structure: Structure) -> list[Tensor]:
-    tensors, now = _flatten(value, f"the carry of {op}")
-    _check_same(op, _CARRY, (structure, _types(before)), (now, _types(tensors)))
+    tensors, now = flatten_tensors(value, f"the carry of {op}")
+    _check_same(op, _CARRY, (structure, types_of(before)), (now, types_of(tensors)))
     return tensors
 
 
@@ -314,8 +183,8 @@ def scan(
     >>> tw.scan(lambda total, x: (total + x, total), tw.tensor(0.0), tw.tensor([1.0, 2.0, 3.0]))
     (tensor(6.), tensor([0., 1., 3.]))
     """
-    carry, structure = _flatten(init, "init of scan")
-    x_tensors, x_structure = _flatten(xs, "xs of scan")
+    carry, structure = flatten_tensors(init, "init of scan")
+    x_tensors, x_structure = flatten_tensors(xs, "xs of scan")
     length = _length(x_tensors, length)
     if mode.tracer is None and length > 0:
         return _eager_scan(f, carry, structure, x_tensors, x_structure, length, reverse)
@@ -324,12 +193,12 @@ def scan(
     def args(handles: list[Tensor]) -> Any:
         return structure.build(handles[:num_carry]), x_structure.build(handles[num_carry:])
 
-    types = _types(carry) + [TensorType(x.shape[1:], x.dtype) for x in x_tensors]
+    types = types_of(carry) + [TensorType(x.shape[1:], x.dtype) for x in x_tensors]
     given = [*carry, *x_tensors]
-    body = _trace_body("the body of scan", _pair(f), given, types, args)
+    body = trace_body("the body of scan", _pair(f), given, types, args)
     carry_structure, y_structure = _split_pair(body.structure)
-    num_back = sum(s is _TENSOR for s in carry_structure.statics)
-    _check_same("scan", _CARRY, (structure, _types(carry)), (carry_structure, body.typed[1][:num_back]))
+    num_back = sum(s is TENSOR for s in carry_structure.statics)
+    _check_same("scan", _CARRY, (structure, types_of(carry)), (carry_structure, body.typed[1][:num_back]))
     if mode.grad and any(t.requires_grad for t in (*given, *body.captured)):
         # the derivative needs the carries of all steps: give them as further results
         body.graph.set_outputs([*body.graph.outputs, *body.graph.inputs[:num_carry]])
@@ -355,11 +224,11 @@ def _eager_scan(
     for i in reversed(range(length)) if reverse else range(length):
         new, y = step(structure.build(carry), x_structure.build([_row(x, i) for x in xs]))
         carry = _next_carry("scan", new, carry, structure)
-        ys, now = _flatten(y, "a result of scan")
+        ys, now = flatten_tensors(y, "a result of scan")
         y_structure = y_structure or now
         results.append(ys)
-        first = (y_structure, _types(results[0]))
-        _check_same("scan", "the results of steps differ: first {}, then {}", first, (now, _types(ys)))
+        first = (y_structure, types_of(results[0]))
+        _check_same("scan", "the results of steps differ: first {}, then {}", first, (now, types_of(ys)))
     if reverse:
         results.reverse()
     return structure.build(carry), y_structure.build([_stack(column) for column in zip(*results, strict=True)])

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.dtypes import FLOATS, DType, bool_, float32
-from ..ir.errors import AutogradError, DTypeError, GraphError, ShapeError
+from ..ir.dtypes import COMPLEX, FLOATS, DType, bool_, float32
+from ..ir.errors import DTypeError, GraphError, ShapeError
 from ..ir.evaluate import evaluate_graph, own
 from ..ir.graph import Graph
 from ..ir.primitive import ErrorSample, Primitive, Sample
 from ..ir.types import TensorType
-from ._rules import draw
+from ._rules import draw, unary_errors, unary_rule, unary_samples
 from .elementwise import add, lt, mul, sin
 
 _derivatives: dict[str, Callable[..., Any]] = {}
@@ -130,14 +130,6 @@ def _scan(*inputs: Any, body: Graph, num_carry: int, num_xs: int, length: int, r
     return (*own(carry, inputs), *ys)
 
 
-def _while_derivative(*_: Any, **__: Any) -> Any:
-    raise AutogradError(
-        "while_loop has no derivative in reverse, because how often it runs is not known beforehand",
-        op="while_loop",
-        hint="use twofold.scan with a fixed length, or compute it under twofold.no_grad()",
-    )
-
-
 # --- samples --------------------------------------------------------------------------------
 
 
@@ -191,9 +183,8 @@ def _while_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]:
             "num_carry": 2,
         }
         one = np.ones((), dtype.numpy)
-        # not differentiable in reverse, see _while_derivative
-        yield Sample((np.zeros((), dtype.numpy), draw(dtype, rng, shape, -1, 1), one), params, differentiable=False)
-        yield Sample((one * 9, draw(dtype, rng, shape, -1, 1), one), params, differentiable=False)  # runs never
+        yield Sample((np.asarray(one * 0), draw(dtype, rng, shape, -1, 1), one), params)
+        yield Sample((np.asarray(one * 9), draw(dtype, rng, shape, -1, 1), one), params)  # runs never
 
 
 def _while_errors() -> Iterator[ErrorSample]:
@@ -235,6 +226,17 @@ def _scan_errors() -> Iterator[ErrorSample]:
 
 # --- the table ------------------------------------------------------------------------------
 
+stop_gradient = Primitive(  # the identity; inside a traced body it says what detach() and no_grad() said
+    "stop_gradient",
+    type_rule=unary_rule("stop_gradient", FLOATS | COMPLEX),
+    numpy=lambda x: x.copy(),
+    nondiff="it is there to have none",
+    samples=unary_samples(),
+    errors=unary_errors(FLOATS | COMPLEX),
+    dtypes=FLOATS | COMPLEX,
+    torch=lambda torch, x: x.detach().clone(),
+)
+
 cond = Primitive(  # (pred, *operands) -> the outputs of one of the graphs
     "cond",
     type_rule=_cond_rule,
@@ -252,8 +254,7 @@ while_loop = Primitive(  # (*carry, *consts) -> carry, after body_graph ran whil
     "while_loop",
     type_rule=_while_rule,
     numpy=_while,
-    vjp=_while_derivative,
-    saves="",
+    nondiff="how often it runs is not known beforehand; scan has a derivative",
     samples=_while_samples,
     errors=_while_errors,
     dtypes=FLOATS,
