@@ -27,9 +27,8 @@ from . import (  # noqa: F401  (each module fills the table of functions)
     reductions,
     running,
     sampling,
+    sorting,
     statistics,
-    random,
-    sampling,
 )
 from ._registry import FUNCTIONS, METHODS, attach_methods
 
