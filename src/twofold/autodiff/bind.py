@@ -160,6 +160,9 @@ def write(t: Tensor, new: Tensor) -> Tensor:
     recording = mode.grad and (t.requires_grad or new.requires_grad)
     if recording:
         require_writable(t)
+    for p, params in t._steps:
+        if p.name == "as_strided":
+            p.write(t, new, **params)  # type: ignore[misc]  # refuses overlaps before anything is written
     if mode.tracer is None:
         if new._value is not t._value:
             try:

@@ -57,11 +57,12 @@ def view(input: Tensor, *shape: Any) -> Tensor:
         return _view_dtype(input, shape[0])
     out = P.reshape(input, shape=infer(sizes(shape, "view"), input, "view"))
     if (out._storage is None or out._storage is not input._storage) and math.prod(input.shape):
+        text = ", ".join(map(str, out.shape))
         raise ShapeError(
             f"a tensor of shape {input.shape} whose memory is not in row order can't be seen as {out.shape} "
             "without a copy",
             op="view",
-            hint=f"use reshape{out.shape}, which copies when it must, or contiguous().view{out.shape}",
+            hint=f"use reshape({text}), which copies when it must, or contiguous().view({text})",
         )
     return out
 
@@ -106,6 +107,8 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     end = canonical_dim(end_dim, len(shape), op="flatten")
     if start > end:
         raise ShapeError(f"start_dim {start_dim} comes after end_dim {end_dim} in shape {shape}", op="flatten")
+    if start == end:
+        return input
     return P.reshape(input, shape=(*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 
