@@ -13,21 +13,22 @@ from twofold.ir.primitive import PRIMITIVES
 from twofold.tensor._registry import FUNCTIONS, METHODS
 
 ROOT = Path(twofold.__file__).parent
-FLOORS = {  # docs/design/0001; "" is the package itself with its faces, above all rooms
+FLOORS = {  # docs/design/0001; "" is the package itself: the public names of floors 0 to 3
     "ir": 0,
     "primitives": 1,
     "autodiff": 2,
     "backends": 2,
     "tensor": 3,
     "compiler": 3,
+    "": 3.5,
     "nn": 4,
     "optim": 4,
     "data": 4,
     "train": 5,
     "vision": 6,
     "cli": 7,
-    "": 8,
 }
+SHADOWED = {"trace"}  # twofold.trace traces; the sum of a diagonal is Tensor.trace
 HEAVY = (
     "PIL", "rich", "typer", "safetensors", "urllib.request", "torch", "llvmlite", "scipy", "hypothesis",
     "pytest", "ssl", "asyncio", "multiprocessing", "pydoc", "unittest",
@@ -97,7 +98,7 @@ def test_no_import_cycles():
         assert module not in path, " -> ".join([*path[path.index(module) :], module])
         if module not in finished:
             path.append(module)
-            for target, _, _ in IMPORTS[module]:
+            for target, _, _ in IMPORTS.get(module, ()):
                 visit(target)
             finished.add(path.pop())
 
@@ -116,5 +117,6 @@ def test_tables_agree():
     for name, primitive in PRIMITIVES.items():
         assert primitive.name == name
         assert set(primitive.dtypes) <= set(ALL)
-    assert all(getattr(twofold, name) is fn for name, fn in FUNCTIONS.items())
-    assert all(getattr(twofold.Tensor, name, None) is not None for name in METHODS)
+    hidden = {name for name, fn in FUNCTIONS.items() if getattr(twofold, name, None) is not fn}
+    assert hidden <= SHADOWED
+    assert not [name for name in METHODS if not hasattr(twofold.Tensor, name)]
