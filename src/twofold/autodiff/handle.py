@@ -48,6 +48,15 @@ class Mode(threading.local):
 mode = Mode()
 
 
+class Settings:
+    """Counts the changes of plain attributes of modules and optimizers, in the whole process.
+
+    A compiled step depends on them; while the count stands still it need not look.
+    """
+
+    changes: int = 0
+
+
 class Tensor:
     """An n-dimensional array of one dtype that remembers how it was made.
 
@@ -70,7 +79,7 @@ class Tensor:
     _value: Any  # see Note [Values]
     requires_grad: bool  # a property of `bind`, for which a view must look at its base's history
     _requires_grad: bool = False
-    grad: Tensor | None = None
+    _grad: Tensor | None = None
     _node: Any = None  # the tape.Node that made it; None for a leaf
     _index: int = 0  # which of that node's outputs
     _storage: Storage | None = None  # made when first needed; None means never written, no views
@@ -96,6 +105,19 @@ class Tensor:
             self._value = array
         if requires_grad:
             self.requires_grad = True
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that `backward()` accumulated, or None."""
+        if mode.tracer is not None:
+            mode.tracer.touch_grad(self, is_read=True)
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if mode.tracer is not None:
+            mode.tracer.touch_grad(self, is_read=False)
+        self._grad = value
 
     @property
     def shape(self) -> Shape:

@@ -1,0 +1,7 @@
+"""From imperative code to graphs: the tracer, and later the drivers of the compiled backends."""
+
+from . import derive as _derive  # noqa: F401  (installs the derivatives of control flow)
+from .control import cond, scan, while_loop
+from .trace import Trace, Tracer, trace
+
+__all__ = ["Trace", "Tracer", "cond", "scan", "trace", "while_loop"]

@@ -1,0 +1,458 @@
+"""trace: run ordinary imperative code once and write down what it does as a Graph.
+
+The code runs unchanged; `bind` and `write` send every operation here instead of to NumPy. Tensors
+that the code touches but did not make (parameters, buffers, optimizer slots, the random
+generator) become inputs of the graph, and those it writes become outputs that are put back. So a
+whole training step, with its state, is one graph.
+
+Note [Values of handles while tracing]
+A handle made by the trace holds a graph `Value`. A handle from outside keeps its array; its
+current `Value` lives in `Tracer.roots`. Values never change: a write to a tensor gives its root a
+new Value, and views notice by the storage's version and are computed anew from their base when
+they are next read (functionalisation).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..autodiff.handle import Settings, Tensor, mode, storage_of, wrap
+from ..backends.reference import interpret
+from ..ir.errors import ShapeError, TraceError, user_location
+from ..ir.graph import Graph, Value
+from ..ir.primitive import Primitive
+from ..ir.tree import Tree, flatten
+from ..ir.types import TensorType, contiguous_strides
+
+
+class Root:
+    """A tensor from outside the trace: its Value at the start and now."""
+
+    __slots__ = ("handle", "now", "restore", "start")
+
+    def __init__(self, handle: Tensor, value: Value):
+        self.handle = handle
+        self.start = self.now = value
+        self.restore = (handle._node, handle._index, handle.requires_grad, handle._history, handle._storage)
+
+    @property
+    def written(self) -> bool:
+        return self.now is not self.start
+
+
+class Tracer:
+    """Receives operations from `bind` and `write` and appends them to a graph.
+
+    A tracer made inside another one (for the body of a loop) lifts the outer tracer's tensors
+    like any tensor from outside: they become inputs of the inner graph.
+    """
+
+    def __init__(self, name: str = "graph"):
+        self.graph = Graph(name)
+        self.roots: dict[int, Root] = {}
+        self.views: dict[int, tuple[Tensor, int, Value]] = {}  # views from outside: (handle, version, Value)
+        self.versions: dict[int, tuple[Any, int]] = {}  # storages from outside: version before the trace
+        self.scopes: list[tuple[str, int]] = []
+        self.calls: dict[str, int] = {}
+        self.names: dict[int, str] = {}
+        self.grads: dict[int, tuple[Tensor, Tensor | None, bool]] = {}  # (tensor, its grad before, read first)
+        self.objects: dict[int, Any] = {}  # modules and optimizers that took part
+
+    # --- what bind and write call ---------------------------------------------------------
+
+    def bind(self, p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
+        """Append an operation; returns its Value, or a tuple of them."""
+        if p.data_dependent:
+            raise TraceError(
+                f"the shape of the result of {p.name!r} depends on values, which a graph can't express",
+                op=p.name,
+                hint="use a form of fixed shape, e.g. where(mask, x, 0) instead of x[mask]",
+            )
+        dtype = next((t.dtype for t in reversed(inputs) if isinstance(t, Tensor)), None)
+        values = [
+            self.value_of(t) if isinstance(t, Tensor) else self.graph.constant(t, dtype) for t in inputs
+        ]
+        outs = self.graph.add(p, tuple(values), params, location=user_location(), scope=tuple(self.scopes))
+        return outs if p.multiple else outs[0]
+
+    def write(self, t: Tensor, new: Tensor) -> None:
+        """A write to `t`: its root gets a new Value. The caller counts the version up."""
+        value = self.value_of(new)
+        self._write_value(t, value)
+        if isinstance(t._value, Value) and t._value.graph is self.graph:
+            t._value = value
+
+    def is_view(self, p: Primitive, base: Tensor, params: dict[str, Any]) -> bool:
+        """Whether NumPy would give a view: always but for a reshape over gaps."""
+        if p.name != "reshape":
+            return True
+        try:
+            self.phantom(base).reshape(params["shape"], copy=False)
+        except ValueError:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Nodes made inside carry `(name, call number)`."""
+        number = self.calls.get(name, 0)
+        self.calls[name] = number + 1
+        self.scopes.append((name, number))
+        try:
+            yield
+        finally:
+            self.scopes.pop()
+
+    def touch_grad(self, t: Tensor, *, is_read: bool) -> None:
+        """The `.grad` of a tensor is about to be read or set; the first time tells what it was."""
+        if id(t) not in self.grads:
+            self.grads[id(t)] = (t, t._grad, is_read)
+
+    def touch(self, obj: Any) -> None:
+        """A module or optimizer takes part: its plain attributes shape the graph."""
+        self.objects[id(obj)] = obj
+
+    def concrete(self, t: Tensor, why: str = "its value") -> np.ndarray[Any, Any]:
+        """The array of `t`, which does not exist while tracing."""
+        raise TraceError(
+            f"the code asks for {why} of a tensor of type {t.type_}, but it is being traced and has no value yet",
+            hint="use tensor operations instead (where, twofold.cond, twofold.while_loop), "
+            "or do this outside the traced function",
+        )
+
+    # --- values of handles ----------------------------------------------------------------
+
+    def value_of(self, t: Tensor) -> Value:
+        """The Value that `t` has now."""
+        value = t._value
+        mine = isinstance(value, Value) and value.graph is self.graph
+        if t._base is None:
+            return value if mine else self._root(t).now
+        version = storage_of(t).version
+        if mine:
+            if t._value_version != version:
+                t._value = self._through(t)
+                t._value_version = version
+            return t._value
+        known = self.views.get(id(t))
+        if known is None or known[1] != version:
+            self.views[id(t)] = known = (t, version, self._through(t))
+        return known[2]
+
+    def _through(self, t: Tensor) -> Value:
+        value = self.value_of(t._base)  # type: ignore[arg-type]
+        for p, params in t._steps:
+            (value,) = self.graph.add(p, (value,), params, location=user_location(), scope=tuple(self.scopes))
+        return value
+
+    def _root(self, t: Tensor) -> Root:
+        root = self.roots.get(id(t))
+        if root is None:
+            name = self.names.get(id(t)) or getattr(t, "name", None)
+            root = self.roots[id(t)] = Root(t, self.graph.add_input(t.type_, name))
+        return root
+
+    def _write_value(self, t: Tensor, value: Value) -> None:
+        base = t._base
+        if base is not None:
+            levels = [self.value_of(base)]
+            for p, params in t._steps[:-1]:
+                levels.append(self._add(p, (levels[-1],), params))
+            for level, (p, params) in zip(reversed(levels), reversed(t._steps), strict=True):
+                value = self._add(*p.write(level, value, **params))  # type: ignore[misc]
+            self._write_value(base, value)
+            if isinstance(base._value, Value) and base._value.graph is self.graph and base._base is not None:
+                base._value, base._value_version = value, storage_of(base).version + 1
+            return
+        if isinstance(t._value, Value) and t._value.graph is self.graph:
+            t._value = value
+            return
+        root = self._root(t)
+        storage = storage_of(t)
+        self.versions.setdefault(id(storage), (storage, storage.version))
+        root.now = value
+
+    def _add(self, p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any]) -> Value:
+        return self.graph.add(p, inputs, params, location=user_location(), scope=tuple(self.scopes))[0]
+
+    def phantom(self, t: Tensor) -> np.ndarray[Any, Any]:
+        """An array with the shape and strides that `t` would have eagerly; its memory is never touched."""
+        if isinstance(t._value, np.ndarray):
+            return t._value
+        if t._base is None:
+            strides = contiguous_strides(t.shape)
+            size = t.dtype.itemsize
+            return np.lib.stride_tricks.as_strided(
+                np.empty((), t.dtype.numpy), t.shape, [s * size for s in strides], writeable=False
+            )
+        array = self.phantom(t._base)
+        for p, params in t._steps:
+            array = p.numpy(array, **params)
+        return array
+
+    # --- the end --------------------------------------------------------------------------
+
+    def __enter__(self) -> Tracer:
+        self.outer = mode.tracer
+        mode.tracer = self
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        mode.tracer = self.outer
+        for storage, version in self.versions.values():
+            storage.version = version
+        for root in self.roots.values():
+            h = root.handle
+            h._node, h._index, h.requires_grad, h._history, h._storage = root.restore
+        for t, grad, _ in self.grads.values():
+            t._grad = grad
+
+
+class Guard:
+    """What a trace took for granted besides its arguments' types.
+
+    The plain attributes of the modules and optimizers that took part, and whether the gradients
+    that were read were there.
+    """
+
+    def __init__(self, tracer: Tracer):
+        self.objects = [(obj, obj._settings()) for obj in tracer.objects.values()]
+        self.grads = [(t, grad is None) for t, grad, is_read in tracer.grads.values() if is_read]
+        self.changes = Settings.changes
+
+    def holds(self) -> bool:
+        """Whether the trace is valid now."""
+        for t, was_none in self.grads:
+            if (t._grad is None) is not was_none:
+                return False
+        if self.changes == Settings.changes:
+            return True
+        changes = Settings.changes
+        if any(obj._settings() != before for obj, before in self.objects):
+            return False
+        self.changes = changes
+        return True
+
+    def difference(self) -> str:
+        """What has changed, in words."""
+        for t, was_none in self.grads:
+            if (t._grad is None) is not was_none:
+                return f"the .grad of a tensor of shape {t.shape} is {'set' if was_none else 'None'} now, and was not before"
+        for obj, before in self.objects:
+            now = obj._settings()
+            if now != before:
+                changed = [k for k in now.keys() | before.keys() if now.get(k) != before.get(k)]
+                return f"{type(obj).__name__}: " + ", ".join(
+                    f"{k} is {now.get(k)!r}, before {before.get(k)!r}" for k in sorted(map(str, changed))
+                )
+        return "nothing that is watched"
+
+
+class Slot:
+    """Where a piece of state lives between calls: a tensor, or the `.grad` of one."""
+
+    __slots__ = ("handle", "is_grad")
+
+    def __init__(self, handle: Tensor, is_grad: bool = False):
+        self.handle = handle
+        self.is_grad = is_grad
+
+    def read(self) -> np.ndarray[Any, Any]:
+        t = self.handle._grad if self.is_grad else self.handle
+        if t is None:
+            raise TraceError(
+                "the traced code accumulates into a gradient that is None now",
+                hint="trace it again: whether .grad is None is fixed at the time of tracing",
+            )
+        return t._value
+
+    def write(self, array: np.ndarray[Any, Any] | None) -> None:
+        if self.is_grad:
+            self.handle._grad = None if array is None else wrap(array)
+            return
+        np.copyto(self.handle._value, array)  # type: ignore[arg-type]
+        storage_of(self.handle).version += 1
+
+
+class Trace:
+    """A traced function: its graph, and what is needed to run it on real tensors.
+
+    Attributes:
+        graph: the `Graph`; inputs are the argument tensors, then the state; outputs are the
+            result's tensors, then the updates.
+        state: slots read by the graph, in the order of its inputs.
+        updates: slots written back, in the order of its outputs.
+
+    Calling it interprets the graph with the reference backend and puts the updates in place.
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        args_tree: Tree,
+        statics: list[Any],
+        state: list[Slot],
+        result: list[Any],
+        result_tree: Tree,
+        updates: list[Slot | int],
+        cleared: list[Slot],
+        results_require_grad: bool,
+    ):
+        self.graph = tracer.graph
+        self.guard = Guard(tracer)
+        self.state = state
+        self.updates = updates  # an int is the number of an argument that was written in place
+        self.cleared = cleared  # gradients that are None afterwards
+        self.results_require_grad = results_require_grad
+        self.num_results = sum(r is _TENSOR for r in result)
+        self.num_args = sum(s is _TENSOR for s in statics)
+        self._args_tree, self._statics = args_tree, statics
+        self._result, self._result_tree = result, result_tree
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        tensors = self._check_arguments(args, kwargs)
+        arrays = [t._value for t in tensors] + [slot.read() for slot in self.state]
+        for array, value in zip(arrays, self.graph.inputs, strict=True):
+            if TensorType.of(array) != value.type:
+                raise ShapeError(
+                    f"input {value.name or ''} was traced as {value.type}, got {TensorType.of(array)}",
+                    hint="trace it again for the new type",
+                )
+        outputs = interpret(self.graph, arrays)
+        for target, array in zip(self.updates, outputs[self.num_results :], strict=True):
+            slot = Slot(tensors[target]) if isinstance(target, int) else target
+            slot.write(array)
+        for slot in self.cleared:
+            slot.write(None)
+        return self.rebuild([wrap(array) for array in outputs[: self.num_results]])
+
+    def _check_arguments(self, args: Any, kwargs: Any) -> list[Tensor]:
+        leaves, tree = flatten((args, kwargs))
+        if tree != self._args_tree:
+            raise TraceError(f"traced with arguments nested as {self._args_tree}, called with {tree}")
+        tensors = []
+        for leaf, static in zip(leaves, self._statics, strict=True):
+            if static is _TENSOR:
+                tensors.append(leaf)
+            elif leaf is not static and leaf != static:
+                raise TraceError(f"traced with the value {static!r}, called with {leaf!r}", hint="trace it again")
+        return tensors
+
+    def rebuild(self, results: list[Tensor]) -> Any:
+        """What the function returns, from its tensors."""
+        tensors = iter(results)
+        return self._result_tree.unflatten([next(tensors) if r is _TENSOR else r for r in self._result])
+
+    def __str__(self) -> str:
+        return str(self.graph)
+
+
+_TENSOR = object()  # stands for a tensor among static leaves
+
+
+def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
+    """Write down what `fn(*args, **kwargs)` does as a graph, without running it on values.
+
+    Tensors among the arguments (nested in tuples, lists and dicts) are inputs; all other
+    arguments are fixed. State that the code reads or writes is found by tracing.
+
+    Raises: TraceError where the code needs the value of a tensor (`if x > 0`, `.item()`).
+
+    >>> import twofold as tw
+    >>> w = tw.ones(3)
+    >>> def step(x):
+    ...     w.add_(x)
+    ...     return (w * 2).sum()
+    >>> t = tw.trace(step, tw.ones(3))
+    >>> t(tw.ones(3)), w
+    (tensor(12.), tensor([2., 2., 2.]))
+    """
+    leaves, args_tree = flatten((args, kwargs))
+    tracer = Tracer(getattr(fn, "__name__", type(fn).__name__))
+    names = _argument_names(fn, args, kwargs)
+    statics: list[Any] = []
+    handles: list[Tensor] = []
+    traced_leaves = []
+    for leaf, name in zip(leaves, names, strict=True):
+        if not isinstance(leaf, Tensor):
+            statics.append(leaf)
+            traced_leaves.append(leaf)
+            continue
+        handle = wrap(tracer.graph.add_input(leaf.type_, name))
+        handle.requires_grad = leaf.requires_grad
+        statics.append(_TENSOR)
+        handles.append(handle)
+        traced_leaves.append(handle)
+    starts = [h._value for h in handles]
+    traced_args, traced_kwargs = args_tree.unflatten(traced_leaves)
+    with tracer:
+        result = fn(*traced_args, **traced_kwargs)
+        result_leaves, result_tree = flatten(result)
+        results = [r for r in result_leaves if isinstance(r, Tensor)]
+        outputs = [tracer.value_of(r) for r in results]
+        updates: list[Slot | int] = []
+        for number, (handle, start) in enumerate(zip(handles, starts, strict=True)):
+            if handle._value is not start:
+                updates.append(number)
+                outputs.append(handle._value)
+        grads, cleared = _changed_grads(tracer)
+        for slot, value in grads:
+            updates.append(slot)
+            outputs.append(value)
+        owners = {id(grad): t for t, grad, _ in tracer.grads.values() if grad is not None}
+        state = []
+        for root in tracer.roots.values():
+            owner = owners.get(id(root.handle))
+            state.append(Slot(root.handle) if owner is None else Slot(owner, is_grad=True))
+            if root.written and owner is None:
+                updates.append(state[-1])
+                outputs.append(root.now)
+    tracer.graph.set_outputs(outputs)
+    return Trace(
+        tracer,
+        args_tree,
+        statics,
+        state,
+        [_TENSOR if isinstance(r, Tensor) else r for r in result_leaves],
+        result_tree,
+        updates,
+        cleared,
+        any(r.requires_grad for r in results),
+    )
+
+
+def _changed_grads(tracer: Tracer) -> tuple[list[tuple[Slot, Value]], list[Slot]]:
+    """Gradients that the trace set, with their values, and those that it cleared."""
+    changed, cleared = [], []
+    for t, before, _ in list(tracer.grads.values()):
+        if isinstance(t._value, Value):  # of a tensor that the trace made itself
+            continue
+        slot, now = Slot(t, is_grad=True), t._grad
+        if now is None:
+            if before is not None:
+                cleared.append(slot)
+        elif now is not before or (id(now) in tracer.roots and tracer.roots[id(now)].written):
+            changed.append((slot, tracer.value_of(now)))
+    return changed, cleared
+
+
+def _argument_names(fn: Callable[..., Any], args: Any, kwargs: Any) -> list[str]:
+    """A name for every leaf of the arguments: its parameter's name, numbered where nested."""
+    try:
+        parameters = list(inspect.signature(fn).parameters)
+    except (TypeError, ValueError):
+        parameters = []
+    names = []
+    for i, arg in enumerate(args):
+        name = parameters[i] if i < len(parameters) else f"arg{i}"
+        leaves, _ = flatten(arg)
+        names += [name] if len(leaves) == 1 else [f"{name}_{k}" for k in range(len(leaves))]
+    for name, arg in kwargs.items():
+        leaves, _ = flatten(arg)
+        names += [name] if len(leaves) == 1 else [f"{name}_{k}" for k in range(len(leaves))]
+    return names
