@@ -93,28 +93,24 @@ def test_conv_double_backward(seed):
         close(g, e)
 
 
+def transposed_size(size, kernel, extra, *, stride, padding, dilation, groups):
+    return tuple(
+        (m - 1) * s - 2 * p + d * (k - 1) + e + 1
+        for m, s, p, d, k, e in zip(size, stride, padding, dilation, kernel, extra, strict=True)
+    )
+
+
 @pytest.mark.parametrize("seed", range(24))
 def test_transposed_conv(seed):
     rng, _, w, params = random_conv(seed)
     n = w.ndim - 2
     groups, kernel = params["groups"], w.shape[2:]
     x = rng.standard_normal((2, w.shape[0], *ints(rng, 2, 4, n)))
-    extra = tuple(
-        int(rng.integers(0, max(s, d))) for s, d in zip(params["stride"], params["dilation"], strict=True)
-    )
-    size = tuple(
-        (m - 1) * s - 2 * p + d * (k - 1) + e + 1
-        for m, s, p, d, k, e in zip(
-            x.shape[2:], params["stride"], params["padding"], params["dilation"], kernel, extra, strict=True
-        )
-    )
-    if min(size) < 1 or any(e >= s for e, s in zip(extra, params["stride"], strict=True)):
-        extra = (0,) * n
-        params = {**params, "padding": (0,) * n}
-        size = tuple(
-            (m - 1) * s + d * (k - 1) + 1
-            for m, s, d, k in zip(x.shape[2:], params["stride"], params["dilation"], kernel, strict=True)
-        )
+    extra = tuple(int(rng.integers(0, s)) for s in params["stride"])  # PyTorch's output_padding
+    size = transposed_size(x.shape[2:], kernel, extra, **params)
+    if min(size) < 1:
+        params["padding"] = (0,) * n
+        size = transposed_size(x.shape[2:], kernel, extra, **params)
     xt, wt = torch_leaf(x), torch_leaf(w)
     yt = TORCH_TRANSPOSED[n](xt, wt, None, params["stride"], params["padding"], extra, groups, params["dilation"])
     ours_x, ours_w = leaf(x), leaf(w)

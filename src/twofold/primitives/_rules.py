@@ -8,7 +8,6 @@ is the form of a ufunc that does neither, and that refuses operands of different
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -69,11 +68,13 @@ def check_dims(op: str, dims: Any, ndim: int) -> None:
     """Raise unless `dims` is canonical: a sorted tuple of different ints in [0, ndim)."""
     if not isinstance(dims, tuple):
         raise ShapeError(f"dims must be a tuple of ints, got {dims!r}", op=op)
+    previous = -1
     for dim in dims:
         if not isinstance(dim, int) or not 0 <= dim < ndim:
             raise OutOfBoundsError(f"dim {dim!r} in dims {dims} is outside a {ndim}-d tensor", op=op)
-    if any(a >= b for a, b in itertools.pairwise(dims)):
-        raise ShapeError(f"dims {dims} must be sorted and without repeats", op=op)
+        if dim <= previous:
+            raise ShapeError(f"dims {dims} must be sorted and without repeats", op=op)
+        previous = dim
 
 
 # --- type rules ---------------------------------------------------------------------------------

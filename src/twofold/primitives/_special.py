@@ -41,13 +41,15 @@ _ERFC = (
     -1.6383192298646447e-08, 7.557723250626317e-10, 1.8134336656798991e-09, -6.106116165942166e-11,
     -1.3876238768895287e-10,
 )  # fmt: skip
-# erf(x) / x for |x| <= 4 to 1e-9, u = x^2 / 8 - 1
-_ERF32 = (
-    0.353530996361569, -0.17657623587308224, 0.13167500145686428, -0.10771028937936981,
-    0.09021204267249823, -0.07473053609826187, 0.05985599357908088, -0.04574400173257201,
-    0.0332170011033609, -0.02256359769822736, 0.013908146202218462, -0.00838207414610365,
-    0.005577363693948322, -0.0029118389977216765, 0.0006166107060298349, -0.00032430257864073347,
-    0.0005964250762635257, -0.000246708826385322,
+# erf(x) / x for |x| <= 4 as a quotient, relative error 3e-9, fitted by reweighted least squares;
+# u = x^2 / 8 - 1
+_ERF32_TOP = (
+    0.35353099628963636, 0.7893888881708844, 0.7678169992559225, 0.3815528968017045,
+    0.09591439437933968, 0.0076304655155812855,
+)  # fmt: skip
+_ERF32_BOTTOM = (
+    1.0, 2.732334999765205, 3.1640997378537516, 1.946612436551567,
+    0.6423723652633626, 0.09557778455893094, 0.002341360989200626,
 )  # fmt: skip
 # zeta(n) - 1 for n = 2, 3 ...
 _ZETA = (
@@ -98,14 +100,31 @@ def _by_parts(x: Array, *parts: tuple[Array, Callable[[Array], Array]]) -> Array
 def erf(x: Array) -> Array:
     """The error function, 2/sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
     if x.dtype.itemsize < 8:
-        near = np.clip(np.asarray(x, np.float64), -4, 4)  # erf(4) rounds to 1 in float32
-        return (near * _polynomial(_ERF32, near * near / 8 - 1)).astype(x.dtype)
+        return _erf_float32(x)
     size = np.abs(x)
     return _by_parts(
         x,
         (size <= 1, _erf_small),
         (size > 1, lambda x: np.copysign(1 - _erfc_large(np.abs(x)), x)),
     )
+
+
+_BLOCK = 1 << 14  # elements that stay in the processor's cache through all passes
+
+
+def _erf_float32(x: Array) -> Array:
+    """erf to float32's precision, block by block. It is exactly 1 from 4 on, after rounding."""
+    out = np.empty(x.shape, x.dtype)
+    flat, source = out.reshape(-1), x.reshape(-1)
+    for i in range(0, flat.size, _BLOCK):
+        near = np.clip(source[i : i + _BLOCK].astype(np.float64), -4, 4)
+        u = near * near
+        u *= 0.125
+        u -= 1
+        near *= _polynomial(_ERF32_TOP, u)
+        near /= _polynomial(_ERF32_BOTTOM, u)
+        flat[i : i + _BLOCK] = near
+    return out
 
 
 def _erf_small(x: Array) -> Array:

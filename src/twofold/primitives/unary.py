@@ -125,13 +125,15 @@ atanh = _unary(
 
 # --- activations --------------------------------------------------------------------------------
 
+
+def _relu(x: Any) -> Any:
+    if x.dtype.kind in "bc":
+        raise TypeError("relu takes real numbers")
+    return np.maximum(x, 0)  # NaN stays NaN
+
+
 sigmoid = _unary("sigmoid", via_float32(lambda x: 1 / (1 + np.exp(-x))), lambda g, y, _x: g * (y * (1 - y)))
-relu = _unary(
-    "relu",
-    lambda x: np.maximum(x, x.dtype.type(0)),  # NaN stays NaN
-    lambda g, y, _x: where(le(y, 0.0), 0.0, g),
-    REALS,
-)
+relu = _unary("relu", _relu, lambda g, y, _x: where(le(y, 0.0), 0.0, g), REALS, checked_by_numpy=True)
 
 # --- special functions --------------------------------------------------------------------------
 
