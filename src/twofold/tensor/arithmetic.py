@@ -192,14 +192,14 @@ def pow(input: Any, exponent: Any) -> Tensor:
     >>> tw.pow(tw.tensor([1.0, 2.0, 3.0]), 2)
     tensor([1., 4., 9.])
     """
-    if exponent.__class__ in (int, float) and isinstance(input, Tensor):
+    if exponent.__class__ in (int, float) and isinstance(input, Tensor) and input.dtype is not bool_:
         short = _POWERS.get(exponent)
         if short is not None and (input.dtype.is_differentiable or (exponent.__class__ is int and exponent > 0)):
             return short(input)
     a, b = matched("pow", input, exponent)
-    if isinstance(b, int) and not isinstance(b, bool) and b < 0:
+    if isinstance(exponent, int) and exponent < 0 and isinstance(b, int):
         raise TwofoldError(
-            f"integers to the negative power {b} are no integers",
+            f"integers to the negative power {exponent} are no integers",
             op="pow",
             hint="make the base floating first: x.float() ** n",
         )

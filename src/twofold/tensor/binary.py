@@ -237,7 +237,7 @@ def xlogy(input: Any, other: Any) -> Tensor:
     tensor([0., 0.])
     """
     x, y = (_as_tensor(v, t) for v, t in _pairs("xlogy", *matched("xlogy", input, other, floating=True)))
-    zero = prim.eq(x, 0) & prim.eq(y, y)
+    zero = prim.eq(x, 0) & (prim.le(y, 0) | prim.eq(y, math.inf))  # where 0 * log(y) would be nan
     return x * prim.log(prim.where(zero, 1.0, y))
 
 
@@ -254,7 +254,7 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
     x, v = tensor_operand(input, "heaviside"), tensor_operand(values, "heaviside")
     if x.dtype is not v.dtype:
         raise DTypeError(f"expected tensors of one dtype, got {x.dtype.name} and {v.dtype.name}", op="heaviside")
-    step = prim.cast(prim.bitwise_not(prim.lt(x, 0)), dtype=x.dtype)
+    step = prim.cast(prim.gt(x, 0), dtype=x.dtype)
     return prim.where(prim.eq(x, 0), v, step)
 
 
