@@ -70,9 +70,7 @@ class _ConvNd(Module):
     def _check_padding(self) -> None:
         if isinstance(self.padding, str):
             if self.padding not in ("same", "valid"):
-                raise ValueError(
-                    f"Invalid padding string '{self.padding}', should be one of {{'valid', 'same'}}"
-                )
+                raise ValueError(f"Invalid padding string '{self.padding}', should be one of {{'valid', 'same'}}")
             if self.padding == "same" and any(s != 1 for s in self.stride):
                 raise ValueError("padding='same' is not supported for strided convolutions")
 

@@ -152,7 +152,9 @@ class BackwardHooks:
             return new[0]
         return type(result)(*new) if hasattr(result, "_fields") else type(result)(new)
 
-    def _run(self, hooks: Sequence[Any], grads: tuple[Any, ...], *more: Any, replace: bool = True) -> tuple[Any, ...]:
+    def _run(
+        self, hooks: Sequence[Any], grads: tuple[Any, ...], *more: Any, replace: bool = True
+    ) -> tuple[Any, ...]:
         for hook in hooks:
             result = hook(self.module, grads, *more)
             if result is None or not replace:

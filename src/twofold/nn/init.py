@@ -257,7 +257,9 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
     True
     """
     if tensor.ndim < 2:
-        raise ShapeError(f"Only tensors with 2 or more dimensions are supported, got {tensor.shape}", op="orthogonal_")
+        raise ShapeError(
+            f"Only tensors with 2 or more dimensions are supported, got {tensor.shape}", op="orthogonal_"
+        )
     _not_traced("orthogonal_")
     if 0 in tensor.shape:
         return tensor

@@ -170,7 +170,13 @@ class Module:
         parameters = own.get("_parameters")
         if parameters is None:
             if isinstance(value, (Parameter, Module, Buffer)):
-                kind = "parameters" if isinstance(value, Parameter) else "module" if isinstance(value, Module) else "buffer"
+                kind = (
+                    "parameters"
+                    if isinstance(value, Parameter)
+                    else "module"
+                    if isinstance(value, Module)
+                    else "buffer"
+                )
                 raise AttributeError(f"cannot assign {kind} before Module.__init__() call")
             object.__setattr__(self, name, value)
             return
@@ -203,7 +209,9 @@ class Module:
 
     def _only_none(self, name: str, value: Any, what: str, expected: str) -> None:
         if value is not None:
-            raise TypeError(f"cannot assign '{type(value).__name__}' as {what} '{name}' ({expected} or None expected)")
+            raise TypeError(
+                f"cannot assign '{type(value).__name__}' as {what} '{name}' ({expected} or None expected)"
+            )
 
     def __getattr__(self, name: str) -> Any:
         own = self.__dict__
@@ -230,7 +238,9 @@ class Module:
         self, table: str, prefix: str, recurse: bool, remove_duplicate: bool
     ) -> Iterator[tuple[str, Any]]:
         seen: set[int] = set()
-        owners = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
+        owners = (
+            self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
+        )
         for path, module in owners:
             for name, value in module.__dict__[table].items():
                 if value is None or id(value) in seen:

@@ -88,5 +88,3 @@ def _share(t: Tensor, data: Tensor) -> None:
     if data._base is not None:
         other = alias(data)
         t._base, t._attached = other._base, other._attached
-
-

@@ -67,7 +67,9 @@ def _check_classes(target: Tensor, classes: int, ignore_index: int, op: str) -> 
 def _check_weight(weight: Tensor | None, classes: int, op: str) -> None:
     if weight is not None and weight.shape != (classes,):
         raise ShapeError(
-            f"weight has shape {weight.shape} for {classes} classes", op=op, hint=f"it must be of shape ({classes},)"
+            f"weight has shape {weight.shape} for {classes} classes",
+            op=op,
+            hint=f"it must be of shape ({classes},)",
         )
 
 
@@ -384,9 +386,7 @@ def multilabel_margin_loss(
     counted = E.eq(R.cumsum(cast(E.lt(y, 0), int64), dim=1), 0)  # before the first -1
     safe = E.where(counted, y, 0)
     is_target = I.scatter_add(M.full(shape=shape, value=0, dtype=int64), safe, cast(counted, int64), dim=1)
-    hinge = E.relu(
-        1.0 - M.reshape(I.gather(x, safe, dim=1), shape=(n, c, 1)) + M.reshape(x, shape=(n, 1, c))
-    )
+    hinge = E.relu(1.0 - M.reshape(I.gather(x, safe, dim=1), shape=(n, c, 1)) + M.reshape(x, shape=(n, 1, c)))
     pairs = E.bitwise_and(M.reshape(counted, shape=(n, c, 1)), M.reshape(E.eq(is_target, 0), shape=(n, 1, c)))
     loss = R.sum(E.where(pairs, hinge, 0.0), dims=(1, 2), keepdim=False) / float(c)
     return reduced(loss if input.ndim == 2 else M.reshape(loss, shape=()), reduction, op)

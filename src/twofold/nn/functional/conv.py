@@ -67,7 +67,14 @@ def _finish(y: Tensor, bias: Tensor | None, added: bool) -> Tensor:
 
 
 def _conv(
-    n: int, input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+    n: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
 ) -> Tensor:
     op = f"conv{n}d"
     _check_dtypes(input, weight, bias, op)

@@ -97,7 +97,8 @@ def check_indices(indices: Tensor, size: int, op: str, what: str = "embeddings",
         raise OutOfBoundsError(
             f"index {wrong} is outside the {size} {what}",
             op=op,
-            hint=hint or f"indices must be between 0 and {size - 1}" + (f"; use {high + 1} {what}" if low >= 0 else ""),
+            hint=hint
+            or f"indices must be between 0 and {size - 1}" + (f"; use {high + 1} {what}" if low >= 0 else ""),
         )
 
 
@@ -210,7 +211,9 @@ def embedding_bag(
     rows = embedding(flat, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     if per_sample_weights is not None:
         rows = rows * per_sample_weights
-    return _pool_bags(rows, flat, segments, bags, mode, None if padding_idx is None else padding_idx % weight.shape[0])
+    return _pool_bags(
+        rows, flat, segments, bags, mode, None if padding_idx is None else padding_idx % weight.shape[0]
+    )
 
 
 def _bags(input: Tensor, offsets: Tensor | None, include_last: bool) -> tuple[Tensor, Tensor, int]:

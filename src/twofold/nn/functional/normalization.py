@@ -164,7 +164,7 @@ def _last_dims(input: Tensor, normalized_shape: Any, op: str) -> tuple[int, ...]
         raise ShapeError(
             f"expects inputs that end in {shape}, got {input.shape}",
             op=op,
-            hint=f"use normalized_shape={input.shape[max(0, input.ndim - max(k, 1)):]}",
+            hint=f"use normalized_shape={input.shape[max(0, input.ndim - max(k, 1)) :]}",
         )
     return tuple(range(input.ndim - k, input.ndim))
 

@@ -50,7 +50,9 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
 
 def _constant(x: Tensor, pairs: Sequence[tuple[int, int]], value: float) -> Tensor:
     if any(n + low + high < 0 for n, (low, high) in zip(x.shape, pairs, strict=True)):
-        raise ShapeError(f"negative padding {tuple(pairs)} takes more than a tensor of shape {x.shape} has", op="pad")
+        raise ShapeError(
+            f"negative padding {tuple(pairs)} takes more than a tensor of shape {x.shape} has", op="pad"
+        )
     if any(low < 0 or high < 0 for low, high in pairs):
         start = tuple(max(-low, 0) for low, _ in pairs)
         stop = tuple(n + min(high, 0) for n, (_, high) in zip(x.shape, pairs, strict=True))

@@ -177,8 +177,7 @@ def _window_counts(x: Tensor, k: Any, s: Any, pads: Pairs, counted: Pairs) -> Te
     size = tuple(n + low + high for n, (low, high) in zip(x.shape[2:], counted, strict=True))
     ones = M.full(shape=(1, 1, *size), value=1, dtype=x.dtype)
     rest = tuple(
-        (low - in_low, max(high - in_high, 0))
-        for (low, high), (in_low, in_high) in zip(pads, counted, strict=True)
+        (low - in_low, max(high - in_high, 0)) for (low, high), (in_low, in_high) in zip(pads, counted, strict=True)
     )
     return W.sum_pool(ones, kernel=k, stride=s, padding=rest, dilation=(1,) * len(k))
 

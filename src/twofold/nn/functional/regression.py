@@ -48,7 +48,9 @@ def mse_loss(
     >>> tw.nn.functional.mse_loss(tw.tensor([1.0, 2.0]), tw.tensor([1.0, 4.0]))
     tensor(2.)
     """
-    return _differences(lambda d: d * d, input, target, weight, _reduction_of(reduction, size_average, reduce), "mse_loss")
+    return _differences(
+        lambda d: d * d, input, target, weight, _reduction_of(reduction, size_average, reduce), "mse_loss"
+    )
 
 
 @composite

@@ -52,7 +52,8 @@ def interpolate(
     if mode not in ("nearest", "nearest-exact", "area") and input.ndim not in _DIMS.get(mode, ()):
         wanted = _DIMS.get(mode)
         raise ShapeError(
-            f"mode {mode!r} " + (f"takes a {wanted[0]}-d input, got {input.shape}" if wanted else "is unknown"), op=op
+            f"mode {mode!r} " + (f"takes a {wanted[0]}-d input, got {input.shape}" if wanted else "is unknown"),
+            op=op,
         )
     if align_corners is not None and mode in ("nearest", "nearest-exact", "area"):
         raise TwofoldError("align_corners is for linear, bilinear, bicubic and trilinear only", op=op)
@@ -128,10 +129,7 @@ def _cubic(source: Tensor, n: int) -> list[tuple[Tensor, Tensor]]:
     base = E.floor(source)
     t = source - base
     low = cast(base, int64)
-    return [
-        (E.minimum(E.maximum(low + (k - 1), 0), n - 1), _cubic_weight(t, k))
-        for k in range(4)
-    ]
+    return [(E.minimum(E.maximum(low + (k - 1), 0), n - 1), _cubic_weight(t, k)) for k in range(4)]
 
 
 def _cubic_weight(t: Tensor, k: int) -> Tensor:
@@ -145,7 +143,11 @@ def _cubic_weight(t: Tensor, k: int) -> Tensor:
 
 
 def upsample(
-    input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
 ) -> Tensor:
     """Same as `interpolate`.
 
@@ -190,7 +192,9 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     """
     r = downscale_factor
     if input.ndim < 3 or r < 1 or input.shape[-1] % r or input.shape[-2] % r:
-        raise ShapeError(f"expects (*, C, H, W) with H and W multiples of {r}, got {input.shape}", op="pixel_unshuffle")
+        raise ShapeError(
+            f"expects (*, C, H, W) with H and W multiples of {r}, got {input.shape}", op="pixel_unshuffle"
+        )
     *lead, c, h, w = input.shape
     x = M.reshape(input, shape=(math.prod(lead), c, h // r, r, w // r, r))
     x = M.permute(x, dims=(0, 1, 3, 5, 2, 4))
