@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 from ..ir.primitive import PRIMITIVES
-from . import control, conv, elementwise, index, linalg, movement, random, reduce, sort, window
+from . import control, conv, elementwise, index, linalg, movement, random, reduce, sort, strided, window
 
 __all__ = [
     "PRIMITIVES", "control", "conv", "elementwise", "index", "linalg", "movement", "random", "reduce", "sort",
-    "window",
+    "strided", "window",
 ]  # fmt: skip

@@ -325,8 +325,8 @@ def _conv_weight_grad(x: Array, g: Array, *, kernel_size: Shape, **params: Any) 
 
 def _mirrored(w: Array, groups: int) -> Array:
     """The weight with its channels exchanged and its taps reversed."""
-    taps = (slice(None, None, -1),) * (w.ndim - 2)
-    split = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])[(..., *taps)].swapaxes(1, 2)
+    reversed_taps: Any = (..., *[slice(None, None, -1)] * (w.ndim - 2))
+    split = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])[reversed_taps].swapaxes(1, 2)
     return np.ascontiguousarray(split).reshape(groups * w.shape[1], w.shape[0] // groups, *w.shape[2:])
 
 
@@ -357,7 +357,9 @@ def _conv_input_grad(g: Array, w: Array, *, input_size: Shape, **params: Any) ->
             padded[:count] = 0
         target = view[images]
         for tap in itertools.product(*map(range, geo.kernel)):
-            target[(*lead, *tap, block.rows)] += columns[(slice(None), *tap)].swapaxes(0, 1)
+            place: Any = (*lead, *tap, block.rows)
+            source: Any = (slice(None), *tap)
+            target[place] += columns[source].swapaxes(0, 1)
         if is_padded and block.last:
             out[block.images] = padded[:count][interior(geo.size, geo.padding)]
     return out
@@ -380,7 +382,7 @@ _CASES: tuple[tuple[Shape, Shape, Shape, Pairs, Shape, int], ...] = (
 def _cases() -> Iterator[tuple[Shape, Shape, Shape, dict[str, Any]]]:
     """Shapes of x, w and the output, with the params."""
     for x, w, stride, padding, dilation, groups in _CASES:
-        params = {"stride": stride, "padding": padding, "dilation": dilation}
+        params: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
         sizes = window_sizes("conv", x[2:], kernel=w[2:], **params)
         yield x, w, (x[0], w[0], *sizes), {**params, "groups": groups}
 
@@ -472,7 +474,7 @@ def _torch_weight_grad(torch: Any, x: Any, g: Any, *, kernel_size: Shape, **para
 
 # The primitives -----------------------------------------------------------------------------------
 
-conv = Primitive(
+conv: Primitive = Primitive(
     "conv",
     type_rule=_conv_type,
     numpy=via_float32(_conv),
@@ -486,7 +488,7 @@ conv = Primitive(
     torch=_torch_conv,
 )
 
-conv_input_grad = Primitive(
+conv_input_grad: Primitive = Primitive(
     "conv_input_grad",
     type_rule=_input_grad_type,
     numpy=via_float32(_conv_input_grad),
@@ -500,7 +502,7 @@ conv_input_grad = Primitive(
     torch=_torch_input_grad,
 )
 
-conv_weight_grad = Primitive(
+conv_weight_grad: Primitive = Primitive(
     "conv_weight_grad",
     type_rule=_weight_grad_type,
     numpy=via_float32(_conv_weight_grad),

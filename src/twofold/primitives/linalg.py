@@ -81,7 +81,7 @@ def _error(a: tuple[int, ...], b: tuple[int, ...], match: str) -> ErrorSample:
     return ErrorSample((np.zeros(a), np.zeros(b)), {}, ShapeError, match)
 
 
-matmul = Primitive(
+matmul: Primitive = Primitive(
     "matmul",
     type_rule=_matmul_type,
     numpy=via_float32(_matmul),

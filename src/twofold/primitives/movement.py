@@ -1,8 +1,9 @@
 """Movement: primitives that make, rearrange and combine elements without computing on them.
 
-reshape, permute, expand, slice, diagonal and as_strided are views (Note [Views] in ir/primitive.py).
-Each view has an `update_*` partner that makes the base anew with the view's elements replaced; the
-two are each other's derivative, so the family is closed under differentiation.
+reshape, permute, expand and slice are views (Note [Views] in ir/primitive.py), as are diagonal and
+as_strided in strided.py. A view of a part of its base has an `update_*` partner that makes the base
+anew with the part replaced; the two are each other's derivative, so that the family is closed under
+differentiation.
 
 Note [Slices]
 `start`, `stop` and `step` have one entry per dimension and select the elements of
@@ -17,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.dtypes import COMPLEX, REALS, DType, float32, int64
+from ..ir.dtypes import COMPLEX, REALS, DType, float32
 from ..ir.errors import AutogradError, DTypeError, OutOfBoundsError, ShapeError
-from ..ir.primitive import PRIMITIVES, ErrorSample, Primitive, Sample
+from ..ir.primitive import ErrorSample, Primitive, Sample
 from ..ir.types import Shape, TensorType
 from ._rules import draw, unbroadcast
 
@@ -31,23 +32,23 @@ def zeros(shape: Shape, dtype: DType) -> Any:
     return full(shape=shape, value=0, dtype=dtype)
 
 
-def _check_sizes(op: str, shape: Shape) -> None:
+def check_sizes(op: str, shape: Shape) -> None:
     if any(n < 0 for n in shape):
         raise ShapeError(f"shape {tuple(shape)} has a negative size", op=op)
 
 
-def _check_dim(op: str, name: str, dim: int, ndim: int) -> None:
+def check_in(op: str, name: str, dim: int, ndim: int) -> None:
     if not 0 <= dim < ndim:
         raise OutOfBoundsError(f"{name}={dim} is outside a {ndim}-d tensor", op=op)
 
 
-def _check_entries(op: str, ndim: int, **params: Shape) -> None:
+def check_entries(op: str, ndim: int, **params: Shape) -> None:
     for name, value in params.items():
         if len(value) != ndim:
             raise ShapeError(f"{name} has {len(value)} entries for a {ndim}-d tensor", op=op)
 
 
-def _check_new(op: str, base: TensorType, new: TensorType, shape: Shape) -> None:
+def check_new(op: str, base: TensorType, new: TensorType, shape: Shape) -> None:
     """The new elements of an `update_*` must fit the place they go to."""
     if new.dtype is not base.dtype:
         raise DTypeError(f"elements of dtype {new.dtype.name} do not go into dtype {base.dtype.name}", op=op)
@@ -59,7 +60,7 @@ def _check_new(op: str, base: TensorType, new: TensorType, shape: Shape) -> None
 
 
 def _full_type(*, shape: Shape, value: Any, dtype: DType) -> TensorType:
-    _check_sizes("full", shape)
+    check_sizes("full", shape)
     if isinstance(value, complex) and not dtype.is_complex:
         raise DTypeError(f"the complex value {value} does not fit dtype {dtype.name}", op="full")
     if dtype.kind in ("int", "uint"):
@@ -69,8 +70,13 @@ def _full_type(*, shape: Shape, value: Any, dtype: DType) -> TensorType:
     return TensorType(shape, dtype)
 
 
+def _is_zero(value: Any) -> bool:
+    """Whether `value` is zero and not negative zero."""
+    return value == 0 and math.copysign(1.0, value.real) > 0
+
+
 def _full(*, shape: Shape, value: Any, dtype: DType) -> Array:
-    if value == 0 and math.copysign(1.0, value.real) > 0:
+    if _is_zero(value):
         return np.zeros(shape, dtype.numpy)  # fresh pages from the system need no writing
     if dtype.kind == "uint" and value < 0:
         value = int(value) % 2 ** (8 * dtype.itemsize)
@@ -83,7 +89,7 @@ def _full_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]:
             yield Sample((), {"shape": shape, "value": value, "dtype": dtype})
 
 
-full = Primitive(
+full: Primitive = Primitive(
     "full",
     type_rule=_full_type,
     numpy=_full,
@@ -98,11 +104,11 @@ full = Primitive(
 
 
 def _iota_type(*, size: int, dtype: DType) -> TensorType:
-    _check_sizes("iota", (size,))
+    check_sizes("iota", (size,))
     return TensorType((size,), dtype)
 
 
-iota = Primitive(
+iota: Primitive = Primitive(
     "iota",
     type_rule=_iota_type,
     numpy=lambda *, size, dtype: np.arange(size).astype(dtype.numpy),
@@ -118,7 +124,7 @@ iota = Primitive(
 
 
 def _reshape_type(x: TensorType, *, shape: Shape) -> TensorType:
-    _check_sizes("reshape", shape)
+    check_sizes("reshape", shape)
     if math.prod(shape) != x.size:
         raise ShapeError(
             f"{x.size} elements of shape {x.shape} do not fill shape {tuple(shape)}, which has {math.prod(shape)}",
@@ -145,7 +151,7 @@ def _reshape_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]
         yield Sample((draw(dtype, rng, old),), {"shape": new})
 
 
-reshape = Primitive(
+reshape: Primitive = Primitive(
     "reshape",
     type_rule=_reshape_type,
     numpy=_reshape,
@@ -195,7 +201,7 @@ def _permute_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]
         yield Sample((draw(dtype, rng, shape),), {"dims": dims})
 
 
-permute = Primitive(
+permute: Primitive = Primitive(
     "permute",
     type_rule=_permute_type,
     numpy=_permute,
@@ -214,7 +220,7 @@ permute = Primitive(
 
 
 def _expand_type(x: TensorType, *, shape: Shape) -> TensorType:
-    _check_sizes("expand", shape)
+    check_sizes("expand", shape)
     lead = len(shape) - x.ndim
     if lead < 0 or any(n not in (1, m) for n, m in zip(x.shape, shape[lead:], strict=True)):
         raise ShapeError(
@@ -254,7 +260,7 @@ def _expand_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]:
         yield Sample((draw(dtype, rng, old),), {"shape": new})
 
 
-expand = Primitive(
+expand: Primitive = Primitive(
     "expand",
     type_rule=_expand_type,
     numpy=_expand,
@@ -274,7 +280,7 @@ expand = Primitive(
 
 
 def _slice_type(x: TensorType, *, start: Shape, stop: Shape, step: Shape, op: str = "slice") -> TensorType:
-    _check_entries(op, x.ndim, start=start, stop=stop, step=step)
+    check_entries(op, x.ndim, start=start, stop=stop, step=step)
     shape = []
     for d, (n, a, b, s) in enumerate(zip(x.shape, start, stop, step, strict=True)):
         if s == 0:
@@ -301,7 +307,7 @@ slice_ = slice  # the builtin, before the primitive takes its name
 
 
 def _update_slice_type(base: TensorType, new: TensorType, **params: Any) -> TensorType:
-    _check_new("update_slice", base, new, _slice_type(base, op="update_slice", **params).shape)
+    check_new("update_slice", base, new, _slice_type(base, op="update_slice", **params).shape)
     return base
 
 
@@ -348,7 +354,7 @@ def _torch_slice(torch: Any, x: Any, *, start: Shape, stop: Shape, step: Shape) 
     return x
 
 
-slice = Primitive(
+slice: Primitive = Primitive(
     "slice",
     type_rule=_slice_type,
     numpy=lambda x, *, start, stop, step: x[_places(start, stop, step)],
@@ -372,7 +378,7 @@ slice = Primitive(
 )
 
 
-update_slice = Primitive(
+update_slice: Primitive = Primitive(
     "update_slice",
     type_rule=_update_slice_type,
     numpy=_update_slice,
@@ -398,7 +404,7 @@ update_slice = Primitive(
 
 
 def _pad_type(x: TensorType, *, low: Shape, high: Shape, value: Any) -> TensorType:
-    _check_entries("pad", x.ndim, low=low, high=high)
+    check_entries("pad", x.ndim, low=low, high=high)
     if any(n < 0 for n in (*low, *high)):
         raise ShapeError(
             f"a negative padding in low={tuple(low)}, high={tuple(high)}",
@@ -412,8 +418,9 @@ def _pad_type(x: TensorType, *, low: Shape, high: Shape, value: Any) -> TensorTy
 
 def _pad(x: Array, *, low: Shape, high: Shape, value: Any) -> Array:
     shape = tuple([a + n + b for a, n, b in zip(low, x.shape, high, strict=True)])
-    out = np.zeros(shape, x.dtype) if value == 0 else np.full(shape, value, x.dtype)
-    out[(*[slice_(a, a + n) for a, n in zip(low, x.shape, strict=True)], ...)] = x
+    out = np.zeros(shape, x.dtype) if _is_zero(value) else np.full(shape, value, x.dtype)
+    inside: Any = (*[slice_(a, a + n) for a, n in zip(low, x.shape, strict=True)], ...)
+    out[inside] = x
     return out
 
 
@@ -439,7 +446,7 @@ def _torch_pad(torch: Any, x: Any, *, low: Shape, high: Shape, value: Any) -> An
     return torch.nn.functional.pad(x, pairs, value=value)
 
 
-pad = Primitive(
+pad: Primitive = Primitive(
     "pad",
     type_rule=_pad_type,
     numpy=_pad,
@@ -459,7 +466,7 @@ def _concat_type(*xs: TensorType, dim: int) -> TensorType:
     first = xs[0]
     if first.ndim == 0:
         raise ShapeError("0-d tensors can't be joined", op="concat", hint="use stack(), or unsqueeze(0) them")
-    _check_dim("concat", "dim", dim, first.ndim)
+    check_in("concat", "dim", dim, first.ndim)
     for i, x in enumerate(xs[1:], 1):
         if x.dtype is not first.dtype:
             raise DTypeError(f"tensor {i} has dtype {x.dtype.name}, tensor 0 has {first.dtype.name}", op="concat")
@@ -493,7 +500,7 @@ def _concat_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]:
         yield Sample(tuple(draw(dtype, rng, s) for s in shapes), {"dim": dim})
 
 
-concat = Primitive(
+concat: Primitive = Primitive(
     "concat",
     type_rule=_concat_type,
     numpy=lambda *xs, dim: np.concatenate(xs, axis=dim),
@@ -515,11 +522,11 @@ concat = Primitive(
 
 def _flip_type(x: TensorType, *, dims: Shape) -> TensorType:
     for d in dims:
-        _check_dim("flip", "dim", d, x.ndim)
+        check_in("flip", "dim", d, x.ndim)
     return x
 
 
-flip = Primitive(
+flip: Primitive = Primitive(
     "flip",
     type_rule=_flip_type,
     numpy=lambda x, *, dims: np.flip(x, dims).copy(),
@@ -530,204 +537,4 @@ flip = Primitive(
     ),
     errors=lambda: (ErrorSample((np.zeros(3),), {"dims": (1,)}, OutOfBoundsError, "outside a 1-d tensor"),),
     torch="flip",
-)
-
-
-# Diagonals ---------------------------------------------------------------------------------------
-
-
-def _diagonal_type(x: TensorType, *, offset: int, dim1: int, dim2: int, op: str = "diagonal") -> TensorType:
-    _check_dim(op, "dim1", dim1, x.ndim)
-    _check_dim(op, "dim2", dim2, x.ndim)
-    if dim1 == dim2:
-        raise ShapeError(f"dim1 and dim2 are both {dim1}", op=op)
-    rest = [n for d, n in enumerate(x.shape) if d not in (dim1, dim2)]
-    return x.with_shape([*rest, max(min(x.shape[dim1] + min(offset, 0), x.shape[dim2] - max(offset, 0)), 0)])
-
-
-def _diagonal(x: Array, *, offset: int, dim1: int, dim2: int) -> Array:
-    out = np.diagonal(x, offset, dim1, dim2)
-    if x.flags.writeable:
-        out.flags.writeable = True  # NumPy hands it out read-only out of caution
-    return out
-
-
-def _update_diagonal_type(base: TensorType, new: TensorType, **params: int) -> TensorType:
-    _check_new("update_diagonal", base, new, _diagonal_type(base, op="update_diagonal", **params).shape)
-    return base
-
-
-def _update_diagonal(base: Array, new: Array, **params: int) -> Array:
-    out = base.copy()
-    _diagonal(out, **params)[...] = new
-    return out
-
-
-def _diagonal_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]:
-    for shape, offset, dim1, dim2 in (
-        ((3, 4), 0, 0, 1), ((3, 4), 1, 0, 1), ((3, 4), -2, 0, 1), ((3, 4), 1, 1, 0), ((2, 3, 2), 0, 0, 2),
-        ((2, 2), 5, 0, 1), ((0, 2), 0, 0, 1),
-    ):  # fmt: skip
-        yield Sample((draw(dtype, rng, shape),), {"offset": offset, "dim1": dim1, "dim2": dim2})
-
-
-def _update_diagonal_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]:
-    for sample in _diagonal_samples(dtype, rng):
-        new = _diagonal(sample.inputs[0], **sample.params).shape
-        yield Sample((sample.inputs[0], draw(dtype, rng, new)), sample.params)
-
-
-_DIAGONAL = {"offset": 0, "dim1": 0, "dim2": 1}
-
-diagonal = Primitive(
-    "diagonal",
-    type_rule=_diagonal_type,
-    numpy=_diagonal,
-    vjp=(lambda g, _y, _x, **params: update_diagonal(zeros(_x.shape, _x.dtype), g, **params),),
-    samples=_diagonal_samples,
-    errors=lambda: (
-        ErrorSample((np.zeros(3),), _DIAGONAL, OutOfBoundsError, "dim2=1 is outside a 1-d tensor"),
-        ErrorSample((np.zeros((3, 3)),), {**_DIAGONAL, "dim1": 1}, ShapeError, "both 1"),
-    ),
-    torch="diagonal",
-    view=True,
-    write=lambda base, new, **params: (update_diagonal, (base, new), params),
-)
-
-
-update_diagonal = Primitive(
-    "update_diagonal",
-    type_rule=_update_diagonal_type,
-    numpy=_update_diagonal,
-    vjp=(
-        lambda g, _y, _base, _new, **params: update_diagonal(g, zeros(_new.shape, _new.dtype), **params),
-        lambda g, _y, _base, _new, **params: diagonal(g, **params),
-    ),
-    samples=_update_diagonal_samples,
-    errors=lambda: (
-        ErrorSample((np.zeros((3, 3)), np.zeros(2)), _DIAGONAL, ShapeError, "do not fill a place of shape (3,)"),
-    ),
-    torch="diagonal_scatter",
-)
-
-
-# Arbitrary strides -------------------------------------------------------------------------------
-
-
-def _overlaps(shape: Shape, strides: Shape) -> bool:
-    """Whether several elements may share a place; errs on the side of True."""
-    reach = 0
-    for s, n in sorted((s, n) for s, n in zip(strides, shape, strict=True) if n > 1):
-        if s <= reach:
-            return True
-        reach += s * (n - 1)
-    return False
-
-
-def _as_strided_type(
-    x: TensorType, *, shape: Shape, strides: Shape, offset: int, op: str = "as_strided"
-) -> TensorType:
-    _check_sizes(op, shape)
-    _check_entries(op, len(shape), strides=strides)
-    if offset < 0 or any(s < 0 for s in strides):
-        raise ShapeError(f"a negative stride or offset: strides={tuple(strides)}, offset={offset}", op=op)
-    last = offset + sum([(n - 1) * s for n, s in zip(shape, strides, strict=True)])
-    if 0 not in shape and last >= x.size:
-        raise OutOfBoundsError(
-            f"shape {tuple(shape)} with strides {tuple(strides)} and offset {offset} reaches element {last} "
-            f"of a tensor with {x.size}",
-            op=op,
-        )
-    return x.with_shape(shape)
-
-
-def _as_strided(x: Array, *, shape: Shape, strides: Shape, offset: int) -> Array:
-    item = x.itemsize
-    return np.lib.stride_tricks.as_strided(np.ascontiguousarray(x).reshape(-1)[offset:], shape, [s * item for s in strides])
-
-
-def _as_strided_vjp(g: Any, _y: Any, _x: Any, *, shape: Shape, strides: Shape, offset: int) -> Any:
-    params = {"shape": shape, "strides": strides, "offset": offset}
-    if not _overlaps(shape, strides):
-        return update_as_strided(zeros(_x.shape, _x.dtype), g, **params)
-    places = as_strided(iota(size=_x.size, dtype=int64), **params)
-    size = (math.prod(shape),)
-    flat = PRIMITIVES["scatter_add"](
-        zeros((_x.size,), _x.dtype), reshape(places, shape=size), reshape(g, shape=size), dim=0
-    )
-    return reshape(flat, shape=_x.shape)
-
-
-def _as_strided_write(base: Any, new: Any, **params: Any) -> Any:
-    if _overlaps(params["shape"], params["strides"]):
-        raise AutogradError(
-            "a strided view can't be written: several of its elements share one place",
-            op="as_strided",
-            hint="make a copy first: x = x.clone()",
-        )
-    return update_as_strided, (base, new), params
-
-
-def _update_as_strided_type(base: TensorType, new: TensorType, **params: Any) -> TensorType:
-    _check_new("update_as_strided", base, new, _as_strided_type(base, op="update_as_strided", **params).shape)
-    if _overlaps(params["shape"], params["strides"]):
-        raise ShapeError("several elements share one place", op="update_as_strided")
-    return base
-
-
-def _update_as_strided(base: Array, new: Array, **params: Any) -> Array:
-    out = base.copy()
-    _as_strided(out, **params)[...] = new
-    return out
-
-
-def _as_strided_samples(dtype: DType, rng: np.random.Generator, overlap: bool = True) -> Iterator[Sample]:
-    for old, shape, strides, offset in (
-        ((3, 4), (2, 2), (4, 1), 1), ((3, 4), (2, 3), (1, 4), 0), ((12,), (3,), (5,), 1), ((2, 2), (), (), 3),
-        ((4,), (0, 2), (1, 1), 0), ((6,), (4, 3), (1, 1), 0), ((3,), (2, 3), (0, 1), 0),
-    ):  # fmt: skip
-        if overlap or not _overlaps(shape, strides):
-            yield Sample((draw(dtype, rng, old),), {"shape": shape, "strides": strides, "offset": offset})
-
-
-def _update_as_strided_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]:
-    for sample in _as_strided_samples(dtype, rng, overlap=False):
-        yield Sample((sample.inputs[0], draw(dtype, rng, sample.params["shape"])), sample.params)
-
-
-as_strided = Primitive(
-    "as_strided",
-    type_rule=_as_strided_type,
-    numpy=_as_strided,
-    vjp=(_as_strided_vjp,),
-    samples=_as_strided_samples,
-    errors=lambda: (
-        ErrorSample(
-            (np.zeros(4),), {"shape": (2, 3), "strides": (2, 1), "offset": 0}, OutOfBoundsError, "reaches element 4"
-        ),
-        ErrorSample((np.zeros(4),), {"shape": (2,), "strides": (-1,), "offset": 1}, ShapeError, "negative stride"),
-    ),
-    torch=lambda torch, x, *, shape, strides, offset: x.contiguous().as_strided(shape, strides, offset),
-    view=True,
-    write=_as_strided_write,
-)
-
-
-update_as_strided = Primitive(
-    "update_as_strided",
-    type_rule=_update_as_strided_type,
-    numpy=_update_as_strided,
-    vjp=(
-        lambda g, _y, _base, _new, **params: update_as_strided(g, zeros(_new.shape, _new.dtype), **params),
-        lambda g, _y, _base, _new, **params: as_strided(g, **params),
-    ),
-    samples=_update_as_strided_samples,
-    errors=lambda: (
-        ErrorSample(
-            (np.zeros(4), np.zeros((3, 2))),
-            {"shape": (3, 2), "strides": (1, 1), "offset": 0},
-            ShapeError,
-            "share one place",
-        ),
-    ),
 )

@@ -50,7 +50,7 @@ def _max_pool_type(
 ) -> tuple[TensorType, TensorType]:
     check_dtype("max_pool", x.dtype, REALS)
     _check_rank("max_pool", x, len(kernel))
-    params = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+    params: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
     sizes = window_sizes("max_pool", x.shape[2:], **params)
     for d, (n, size, s, (lo, _), dil) in enumerate(zip(x.shape[2:], sizes, stride, padding, dilation, strict=True)):
         starts = _first_inside(size, s, lo, dil)
@@ -309,7 +309,7 @@ def _torch_sum_pool_grad(torch: Any, g: Any, *, input_size: Shape, **params: Any
 
 # The primitives -----------------------------------------------------------------------------------
 
-max_pool = Primitive(
+max_pool: Primitive = Primitive(
     "max_pool",
     type_rule=_max_pool_type,
     numpy=via_float32(_max_pool),
@@ -321,7 +321,7 @@ max_pool = Primitive(
     multiple=True,
 )
 
-sum_pool = Primitive(
+sum_pool: Primitive = Primitive(
     "sum_pool",
     type_rule=_sum_pool_type,
     numpy=via_float32(_sum_pool),
@@ -332,7 +332,7 @@ sum_pool = Primitive(
     torch=_torch_sum_pool,
 )
 
-sum_pool_grad = Primitive(
+sum_pool_grad: Primitive = Primitive(
     "sum_pool_grad",
     type_rule=_sum_pool_grad_type,
     numpy=via_float32(_sum_pool_grad),
