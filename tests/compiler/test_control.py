@@ -519,7 +519,7 @@ def test_branches_must_agree():
     refuse(both(lambda x: x, lambda x: x.to(float32)), DTypeError, r"float64\[2\], the false one float32\[2\]")
     refuse(both(lambda x: (x, x), lambda x: [x, x]), ShapeError, r"\(float64.*\), the false one \[float64")
     refuse(both(lambda x: x, lambda x: None), ShapeError, "the false one None")
-    refuse(both(lambda x: x, lambda x: "text"), TwofoldError, "the result of the branch .* holds 'text' of type str")
+    refuse(both(lambda x: x, lambda x: "text"), TwofoldError, "result of the branch .* holds 'text' of type str")
 
 
 def few(v):
