@@ -8,11 +8,11 @@ from typing import Any
 
 from ..autodiff.bind import bind
 from ..autodiff.handle import Tensor
-from ..ir.dtypes import DType, bool_, complex128, float64
+from ..ir.dtypes import DType, bool_, complex128, float64, uint8
 from ..ir.errors import DTypeError, TwofoldError
 from ..primitives import elementwise as prim
 from ._registry import function
-from .promotion import common_dtype, matched, operand, tensor_operand
+from .promotion import cast_to, common_dtype, matched, operand, tensor_operand
 
 _NO_PARAMS: dict[str, Any] = {}
 
@@ -203,6 +203,9 @@ def pow(input: Any, exponent: Any) -> Tensor:
             op="pow",
             hint="make the base floating first: x.float() ** n",
         )
+    if common_dtype(a, b) is bool_:
+        a, b = (cast_to(x, uint8) for x in (a, b))
+        return cast_to(bind(prim.pow, (a, b), _NO_PARAMS), bool_)
     return bind(prim.pow, (a, b), _NO_PARAMS)
 
 
