@@ -64,11 +64,12 @@ class FunctionNode:
     """The tape's node of one call of a Function; see tape.Node, whose interface it has."""
 
     __slots__ = (
-        "__weakref__", "ctx", "edges", "function", "hooks", "location", "number", "retained", "saved", "types",
+        "__weakref__", "ctx", "edges", "function", "hooks", "location", "number", "retained", "saved", "spent", "types",
     )  # fmt: skip
 
     def __init__(self, function: type[Function], ctx: FunctionCtx, edges: list[Any], outs: Sequence[Any]):
         self.number = next(tape._numbers)
+        self.spent = False
         self.function = function
         self.ctx = ctx
         self.edges = edges
@@ -153,6 +154,7 @@ class FunctionNode:
 
     def release(self) -> None:
         """Free what was saved; a node that saved nothing can run again."""
+        self.spent = True
         if self.saved:
             self.saved = None
 

@@ -26,7 +26,7 @@ class Node:
 
     __slots__ = (
         "number", "prim", "params", "edges", "inputs", "versions", "outputs", "types",
-        "hooks", "retained", "location", "__weakref__",
+        "hooks", "retained", "location", "spent", "__weakref__",
     )  # fmt: skip
 
     def __init__(
@@ -40,6 +40,7 @@ class Node:
         needs_y: bool,
     ):
         self.number = next(_numbers)
+        self.spent = False  # backward has passed without retain_graph
         self.prim = prim
         self.params = params
         self.edges = edges
@@ -131,6 +132,7 @@ class Node:
 
     def release(self) -> None:
         """Free what was saved; a node that saved nothing can run again."""
+        self.spent = True
         if self.versions or self.outputs:
             self.inputs = self.outputs = None
             self.versions = []

@@ -164,22 +164,35 @@ def trace_body(
         tensors, structure = flatten_tensors(fn(*args(handles)), f"the result of {what}")
         outputs = [tracer.value_of(t) for t in tensors]
         _check_tape(what, tensors, handles, first)
-    _check_pure(what, tracer, handles, starts)
+        _check_pure(what, tracer, handles, starts)
+    _tell_outer(tracer)
     tracer.graph.set_outputs(outputs)
     return Body(tracer.graph, len(handles), [root.handle for root in tracer.roots.values()], structure)
 
 
 def _check_pure(what: str, tracer: Tracer, handles: list[Tensor], starts: list[Value]) -> None:
     """Refuse writes to tensors from outside: they would be lost, or made though the branch did not run."""
+    for t, before, _ in tracer.grads.values():
+        local = isinstance(t._value, Value) and t._value.graph is tracer.graph
+        if t._grad is not before and (not local or any(t is h for h in handles)):
+            _refuse(what, f"changes .grad of a tensor of type {t.type_} from outside", "return the gradient")
     for root in tracer.roots.values():
-        if root.handle.grad is not root.grad:
-            root.handle.grad = root.grad
-            _refuse(what, f"accumulates into .grad of a tensor of type {root.handle.type_}", "return the gradient")
         if root.written:
             _refuse(what, f"writes to a tensor of type {root.handle.type_} from outside", _RETURN_IT)
     for handle, start in zip(handles, starts, strict=True):
         if handle._value is not start:
             _refuse(what, f"writes to its argument of type {handle.type_}", _RETURN_IT)
+
+
+def _tell_outer(tracer: Tracer) -> None:
+    """What the body took for granted, the trace around it takes for granted, too."""
+    outer = mode.tracer
+    if outer is not None:
+        for obj in tracer.objects.values():
+            outer.touch(obj)
+        for t, _, is_read in tracer.grads.values():
+            if not isinstance(t._value, Value):
+                outer.touch_grad(t, is_read=is_read)
 
 
 def _check_tape(what: str, outputs: list[Tensor], handles: list[Tensor], first: int) -> None:

@@ -422,7 +422,7 @@ def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
         result_tree,
         updates,
         cleared,
-        any(r.requires_grad for r in results),
+        any(r.requires_grad and (r._node is None or not r._node.spent) for r in results),
     )
 
 

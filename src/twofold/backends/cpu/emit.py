@@ -1,0 +1,310 @@
+"""A builder of LLVM IR text: SSA names, loops with carried values, vectors.
+
+Kernels write IR through this builder only. Integers that are known stay Python ints and fold, so
+that address arithmetic with constant strides costs nothing at run time.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+class Val:
+    """An SSA value: its name (or literal) and LLVM type."""
+
+    __slots__ = ("ref", "ty")
+
+    def __init__(self, ref: str, ty: str):
+        self.ref, self.ty = ref, ty
+
+    def __repr__(self) -> str:
+        return f"{self.ty} {self.ref}"
+
+
+class Module:
+    """A set of functions and the declarations that they need."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, str] = {}
+        self.declarations: dict[str, str] = {}
+
+    def declare(self, name: str, result: str, args: Sequence[str]) -> None:
+        if name not in self.functions:
+            self.declarations[name] = f"declare {result} @{name}({', '.join(args)})"
+
+    def add(self, function: Function) -> None:
+        self.functions[function.name] = function.text()
+
+    def text(self) -> str:
+        declared = [text for name, text in self.declarations.items() if name not in self.functions]
+        return "\n".join([*declared, *self.functions.values()]) + "\n"
+
+
+def float_literal(value: float, ty: str) -> str:
+    """An LLVM constant: floats are written as the bits of the double of the same value."""
+    if ty == "float" and value == value and abs(value) != float("inf"):
+        value = struct.unpack("<f", struct.pack("<f", value))[0]  # a float constant must be exact in float
+    return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+
+
+def vector(ty: str, lanes: int) -> str:
+    """The type of a vector; one lane is the scalar itself."""
+    return ty if lanes == 1 else f"<{lanes} x {ty}>"
+
+
+def element(ty: str) -> tuple[str, int]:
+    """Element type and lanes of a type."""
+    if ty.startswith("<"):
+        lanes, _, rest = ty[1:-1].partition(" x ")
+        return rest, int(lanes)
+    return ty, 1
+
+
+class Function:
+    """One function being written.
+
+    Args:
+        module: where the finished function and its declarations go.
+        name: its symbol.
+        args: (type, name) pairs; they are `self.args` as values.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        name: str,
+        args: Sequence[tuple[str, str]],
+        result: str = "void",
+        attributes: str = "nounwind",
+        private: bool = False,
+    ):
+        self.module, self.name, self.result = module, name, result
+        self.attributes = attributes
+        self.private = private
+        self.signature = ", ".join(f"{ty} %{n}" for ty, n in args)
+        self.args = [Val(f"%{n}", ty) for ty, n in args]
+        self.lines: list[str] = []
+        self._count = 0
+        self._block = "entry"
+
+    # --- text -----------------------------------------------------------------------------
+
+    def text(self) -> str:
+        linkage = "internal " if self.private else ""
+        return f"define {linkage}{self.result} @{self.name}({self.signature}) {self.attributes} {{\nentry:\n" + "\n".join(
+            self.lines
+        ) + "\n}\n"
+
+    def fresh(self) -> str:
+        self._count += 1
+        return f"%v{self._count}"
+
+    def emit(self, text: str) -> None:
+        self.lines.append("  " + text)
+
+    def value(self, text: str, ty: str) -> Val:
+        """Write `%new = text` and return it."""
+        name = self.fresh()
+        self.lines.append(f"  {name} = {text}")
+        return Val(name, ty)
+
+    def label(self, hint: str) -> str:
+        self._count += 1
+        return f"{hint}{self._count}"
+
+    def start(self, label: str) -> None:
+        """Begin a block."""
+        self.lines.append(f"{label}:")
+        self._block = label
+
+    def ret(self, value: Val | None = None) -> None:
+        self.emit("ret void" if value is None else f"ret {value}")
+
+    def finish(self) -> None:
+        self.module.add(self)
+
+    # --- integers (i64) that fold -------------------------------------------------------------
+
+    def int(self, value: int | Val) -> Val:
+        return Val(str(value), "i64") if isinstance(value, int) else value
+
+    def add(self, a: int | Val, b: int | Val) -> int | Val:
+        if isinstance(a, int) and isinstance(b, int):
+            return a + b
+        if isinstance(a, int) and a == 0:
+            return b
+        if isinstance(b, int) and b == 0:
+            return a
+        return self.value(f"add i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
+
+    def sub(self, a: int | Val, b: int | Val) -> int | Val:
+        if isinstance(a, int) and isinstance(b, int):
+            return a - b
+        if isinstance(b, int) and b == 0:
+            return a
+        return self.value(f"sub i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
+
+    def mul(self, a: int | Val, b: int | Val) -> int | Val:
+        if isinstance(a, int) and isinstance(b, int):
+            return a * b
+        for x, y in ((a, b), (b, a)):
+            if isinstance(x, int):
+                if x == 0:
+                    return 0
+                if x == 1:
+                    return y
+        return self.value(f"mul i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
+
+    def div(self, a: int | Val, b: int | Val) -> int | Val:
+        """Floor division of non-negative numbers."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a // b
+        if isinstance(b, int) and b == 1:
+            return a
+        return self.value(f"udiv i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
+
+    def rem(self, a: int | Val, b: int | Val) -> int | Val:
+        if isinstance(a, int) and isinstance(b, int):
+            return a % b
+        if isinstance(b, int) and b == 1:
+            return 0
+        return self.value(f"urem i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
+
+    def min(self, a: int | Val, b: int | Val) -> int | Val:
+        if isinstance(a, int) and isinstance(b, int):
+            return min(a, b)
+        a, b = self.int(a), self.int(b)
+        return self.select(self.icmp("slt", a, b), a, b)
+
+    def icmp(self, op: str, a: int | Val, b: int | Val) -> Val:
+        x = a if isinstance(a, Val) else None
+        ty = x.ty if x else (b.ty if isinstance(b, Val) else "i64")
+        left = a.ref if isinstance(a, Val) else str(a)
+        right = b.ref if isinstance(b, Val) else str(b)
+        e, lanes = element(ty)
+        return self.value(f"icmp {op} {ty} {left}, {right}", vector("i1", lanes))
+
+    # --- memory -------------------------------------------------------------------------------
+
+    def at(self, base: Val, offset_bytes: int | Val) -> Val:
+        """The address `base + offset`."""
+        if isinstance(offset_bytes, int) and offset_bytes == 0:
+            return base
+        return self.value(f"getelementptr i8, ptr {base.ref}, i64 {self.int(offset_bytes).ref}", "ptr")
+
+    def load(self, ty: str, address: Val, align: int) -> Val:
+        return self.value(f"load {ty}, ptr {address.ref}, align {align}", ty)
+
+    def store(self, value: Val, address: Val, align: int) -> None:
+        self.emit(f"store {value}, ptr {address.ref}, align {align}")
+
+    # --- operations ---------------------------------------------------------------------------
+
+    def op(self, name: str, a: Val, b: Val) -> Val:
+        """A binary instruction whose result has its operands' type."""
+        return self.value(f"{name} {a.ty} {a.ref}, {b.ref}", a.ty)
+
+    def fcmp(self, op: str, a: Val, b: Val) -> Val:
+        _, lanes = element(a.ty)
+        return self.value(f"fcmp {op} {a.ty} {a.ref}, {b.ref}", vector("i1", lanes))
+
+    def select(self, condition: Val, a: Val, b: Val) -> Val:
+        return self.value(f"select {condition}, {a}, {b}", a.ty)
+
+    def convert(self, op: str, a: Val, ty: str) -> Val:
+        """sext, zext, trunc, fptosi, sitofp, fpext, fptrunc, bitcast ... to the element type `ty`."""
+        _, lanes = element(a.ty)
+        target = vector(ty, lanes)
+        return a if target == a.ty else self.value(f"{op} {a} to {target}", target)
+
+    def intrinsic(self, name: str, args: Sequence[Val], result: str | None = None) -> Val:
+        """Call `llvm.<name>` overloaded on the first argument's type."""
+        ty = result or args[0].ty
+        e, lanes = element(args[0].ty)
+        short = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16"}.get(e, e)
+        symbol = f"llvm.{name}." + (f"v{lanes}{short}" if lanes > 1 else short)
+        self.module.declare(symbol, ty, [a.ty for a in args])
+        return self.value(f"call {ty} @{symbol}({', '.join(map(str, args))})", ty)
+
+    def call(self, name: str, args: Sequence[Val], result: str = "void") -> Val | None:
+        """Call a function of the module."""
+        text = f"call {result} @{name}({', '.join(map(str, args))})"
+        if result == "void":
+            self.emit(text)
+            return None
+        return self.value(text, result)
+
+    # --- vectors ------------------------------------------------------------------------------
+
+    def const(self, value: Any, ty: str) -> Val:
+        """A literal of an element type, in every lane of a vector type."""
+        e, lanes = element(ty)
+        if e in ("float", "double", "half", "bfloat"):
+            literal = float_literal(float(value), e)
+        else:
+            literal = str(int(value))
+        if lanes == 1:
+            return Val(literal, ty)
+        return Val(f"<{', '.join([f'{e} {literal}'] * lanes)}>", ty)
+
+    def splat(self, a: Val, lanes: int) -> Val:
+        """A scalar in every lane."""
+        if lanes == 1:
+            return a
+        ty = vector(a.ty, lanes)
+        one = self.value(f"insertelement {ty} poison, {a}, i64 0", ty)
+        return self.value(f"shufflevector {one}, {ty} poison, <{lanes} x i32> zeroinitializer", ty)
+
+    def extract(self, a: Val, lane: int) -> Val:
+        e, lanes = element(a.ty)
+        return a if lanes == 1 else self.value(f"extractelement {a}, i64 {lane}", e)
+
+    # --- control flow -------------------------------------------------------------------------
+
+    def loop(
+        self,
+        start: int | Val,
+        stop: int | Val,
+        body: Callable[..., Sequence[Val] | None],
+        carry: Sequence[Val] = (),
+        step: int | Val = 1,
+    ) -> list[Val]:
+        """`for i in range(start, stop, step): carry = body(i, *carry)`; returns the last carry.
+
+        A loop that is known to run once or never is no loop.
+        """
+        if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
+            if start >= stop:
+                return list(carry)
+            if start + step >= stop:
+                return list(body(start, *carry) or ())
+        head, inside, after = self.label("head"), self.label("body"), self.label("after")
+        before = self._block
+        self.emit(f"br label %{head}")
+        self.start(head)
+        i = Val(self.fresh(), "i64")
+        phis = [Val(self.fresh(), v.ty) for v in carry]
+        place = len(self.lines)
+        more = self.value(f"icmp slt i64 {i.ref}, {self.int(stop).ref}", "i1")
+        self.emit(f"br i1 {more.ref}, label %{inside}, label %{after}")
+        self.start(inside)
+        results = list(body(i, *phis) or ())
+        next_i = self.int(self.add(i, step))
+        latch = self._block
+        self.emit(f"br label %{head}")
+        lines = [f"  {i.ref} = phi i64 [ {self.int(start).ref}, %{before} ], [ {next_i.ref}, %{latch} ]"]
+        for phi, first, last in zip(phis, carry, results, strict=True):
+            lines.append(f"  {phi.ref} = phi {phi.ty} [ {first.ref}, %{before} ], [ {last.ref}, %{latch} ]")
+        self.lines[place:place] = lines
+        self.start(after)
+        return phis
+
+    def when(self, condition: Val, body: Callable[[], None]) -> None:
+        """Run `body`'s code only if the condition holds."""
+        inside, after = self.label("then"), self.label("endif")
+        self.emit(f"br i1 {condition.ref}, label %{inside}, label %{after}")
+        self.start(inside)
+        body()
+        self.emit(f"br label %{after}")
+        self.start(after)

@@ -1,0 +1,61 @@
+"""Reading and writing vectors of a view at computed places."""
+
+from __future__ import annotations
+
+from ....ir.dtypes import DType
+from .. import registers
+from ..emit import Function, Val, vector
+from ..layout import Buffer
+
+
+def base(f: Function, args: Val, buffer: Buffer) -> Val:
+    """The address of a buffer, from the table that every kernel gets."""
+    slot = f.at(args, 8 * buffer.number)
+    return f.load("ptr", slot, 8)
+
+
+def lane_mask(f: Function, lanes: int, count: int) -> Val:
+    """True in the first `count` lanes."""
+    return Val("<" + ", ".join(f"i1 {int(i < count)}" for i in range(lanes)) + ">", vector("i1", lanes))
+
+
+def load(
+    f: Function, address: Val, dtype: DType, lanes: int, stride: int, count: int | None = None
+) -> Val:
+    """`lanes` elements from an address on, `stride` apart; beyond `count` they are 0 and not read."""
+    ty = registers.STORED[dtype.name]
+    if stride == 0 or lanes == 1:
+        return registers.from_memory(f, f.splat(f.load(ty, address, dtype.itemsize), lanes), dtype)
+    wide = vector(ty, lanes)
+    if stride == 1:
+        if count is None or count == lanes:
+            return registers.from_memory(f, f.load(wide, address, dtype.itemsize), dtype)
+        mask = lane_mask(f, lanes, count)
+        name = f"llvm.masked.load.v{lanes}{_short(ty)}.p0"
+        f.module.declare(name, wide, ["ptr", "i32", mask.ty, wide])
+        v = f.value(
+            f"call {wide} @{name}(ptr {address.ref}, i32 {dtype.itemsize}, {mask}, {wide} zeroinitializer)", wide
+        )
+        return registers.from_memory(f, v, dtype)
+    v = Val("zeroinitializer", wide)
+    for lane in range(lanes if count is None else count):
+        one = f.load(ty, f.at(address, lane * stride * dtype.itemsize), dtype.itemsize)
+        v = f.value(f"insertelement {v}, {one}, i64 {lane}", wide)
+    return registers.from_memory(f, v, dtype)
+
+
+def store(f: Function, v: Val, address: Val, dtype: DType, lanes: int, count: int | None = None) -> None:
+    """Write a vector to consecutive elements; beyond `count` nothing is written."""
+    ty = registers.STORED[dtype.name]
+    v = registers.to_memory(f, v, dtype)
+    if lanes == 1 or count is None or count == lanes:
+        f.store(v, address, dtype.itemsize)
+        return
+    mask = lane_mask(f, lanes, count)
+    name = f"llvm.masked.store.v{lanes}{_short(ty)}.p0"
+    f.module.declare(name, "void", [v.ty, "ptr", "i32", mask.ty])
+    f.emit(f"call void @{name}({v}, ptr {address.ref}, i32 {dtype.itemsize}, {mask})")
+
+
+def _short(ty: str) -> str:
+    return {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16"}.get(ty, ty)

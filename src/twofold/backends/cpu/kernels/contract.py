@@ -1,0 +1,345 @@
+"""The contract kernel: matrix products on register tiles, with element-wise nodes on the tile.
+
+A tile of R rows by a few vectors of columns is held in registers while k runs from 0 to K:
+`acc[r][v] = fma(a[r, k], b[k, v], acc[r][v])`. Every element of the result is one chain of fused
+multiply-adds in the order of k, whatever the tile or the number of threads. Strides are free, so
+that all transpositions of A are the same code; B must be contiguous along its columns, and is
+packed into panels first where it is not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ....ir.graph import Value
+from .. import registers
+from ..emit import Function, Module, Val, vector
+from ..group import Group
+from ..layout import Buffer, View
+from ..target import Target
+from .access import base, load, store
+
+
+def tile_rows(rows: int, most: int) -> list[int]:
+    """Split rows into balanced tiles of at most `most`: 64 by 14 is 13, 13, 13, 13, 12."""
+    count = -(-rows // most)
+    small, extra = divmod(rows, count)
+    return [small + (i < extra) for i in range(count)]
+
+
+class ContractKernel:
+    """Code for a "contract" group: one matmul and what follows it element by element."""
+
+    def __init__(self, group: Group, sources: dict[Value, View], outputs: dict[Value, View], target: Target):
+        self.group, self.outputs = group, outputs
+        node = group.nodes[0]
+        self.product = node.outputs[0]
+        self.inside = {v: n for n in group.nodes for v in n.outputs}
+        a, b = (sources[v] for v in node.inputs)
+        self.shape = self.product.shape
+        *batch, self.m, self.n = self.shape
+        self.batch = tuple(batch)
+        self.k = a.shape[-1]
+        self.a = a.expanded((*batch, self.m, self.k))
+        self.b = b.expanded((*batch, self.k, self.n))
+        self.sources = {
+            v: view.expanded(self.shape)
+            for v, view in sources.items()
+            if any(v in n.inputs for n in group.nodes[1:])
+        }
+        self.dtype = self.product.dtype
+        self.lanes = target.lanes(8 if self.dtype.itemsize == 8 else 4)
+        self.vectors = 2
+        self.width = self.lanes * self.vectors
+        most = 14 if target.num_registers >= 32 else 6
+        self.tiles = tile_rows(self.m, most)
+        self.panels = -(-self.n // self.width)
+        self.items = math.prod(self.batch) * self.panels * len(self.tiles)
+        flops = 2 * max(self.tiles) * self.width * self.k
+        self.per_chunk = max(1, min(len(self.tiles), 200_000 // max(1, flops)))
+        self.chunks = -(-self.items // self.per_chunk)
+        self.scratch_bytes = 0
+        self.packed: Buffer | None = None
+
+    @staticmethod
+    def supports(group: Group, sources: dict[Value, View]) -> bool:
+        """Whether the dtype and the sizes are ones that the kernel takes."""
+        value = group.nodes[0].outputs[0]
+        return registers.supports(value.dtype) and value.dtype.kind != "bool" and 0 not in value.shape
+
+    @property
+    def needs_packing(self) -> bool:
+        return self.n > 1 and self.b.strides[-1] != 1
+
+    # --- packing ------------------------------------------------------------------------------
+
+    def packed_size(self) -> int:
+        """Elements of the packed B: panels of K rows by `width` columns, the last filled with 0."""
+        return self._own_batch() * self.panels * self.k * self.width
+
+    def _own_batch(self) -> int:
+        """B's own number of matrices: a broadcast one is packed once."""
+        return math.prod(n for n, s in zip(self.batch, self.b.strides, strict=False) if s != 0)
+
+    def emit_packing(self, module: Module, name: str, packed: Buffer) -> int:
+        """Write the function that packs B; returns its number of chunks."""
+        self.packed = packed
+        f = Function(module, name, [("ptr", "args"), ("i64", "first"), ("i64", "last"), ("i64", "worker")])
+        args, first, last, _ = f.args
+        source, target = base(f, args, self.b.buffer), base(f, args, packed)
+        size, lanes = self.dtype.itemsize, self.lanes
+        sk, sn = self.b.strides[-2:]
+        own = [(n, s) for n, s in zip(self.batch, self.b.strides, strict=False) if s != 0]
+
+        def panel(item: Any) -> None:
+            j, rest = f.rem(item, self.panels), f.div(item, self.panels)
+            offset = f.add(self.b.offset, f.mul(f.mul(j, self.width), sn))
+            for n, s in reversed(own):
+                offset = f.add(offset, f.mul(f.rem(rest, n), s))
+                rest = f.div(rest, n)
+            begin = f.at(source, f.mul(offset, size))
+            out = f.at(target, f.mul(f.mul(item, self.k * self.width), size))
+            full = f.icmp("slt", f.mul(f.add(j, 1), self.width), self.n + 1)
+            f.when(full, lambda: copy(begin, out, self.width))
+            if self.n % self.width:
+                partial = f.icmp("sgt", f.mul(f.add(j, 1), self.width), self.n)
+                f.when(partial, lambda: copy(begin, out, self.n % self.width))
+
+        def copy(begin: Val, out: Val, columns: int) -> None:
+            def row(k: Any) -> None:
+                for v in range(self.vectors):
+                    count = max(0, min(lanes, columns - v * lanes))
+                    place = f.at(out, f.add(f.mul(k, self.width * size), v * lanes * size))
+                    start = f.at(begin, f.add(f.mul(k, sk * size), v * lanes * sn * size))
+                    ty = vector(registers.HELD[self.dtype.name], lanes)
+                    value = load(f, start, self.dtype, lanes, sn, count) if count else f.const(0, ty)
+                    store(f, value, place, self.dtype, lanes)
+
+            if sk == 1 and self._square(f, begin, out, columns):
+                return
+            f.loop(0, self.k, row)
+
+        f.loop(first, last, panel)
+        f.ret()
+        f.finish()
+        return self._own_batch() * self.panels
+
+    def _square(self, f: Function, begin: Val, out: Val, columns: int) -> bool:
+        """Transpose by squares in registers, where B's rows are contiguous: B = W.T of a layer."""
+        lanes, size = self.lanes, self.dtype.itemsize
+        if size != 4 or self.dtype.name != "float32" or self.k < lanes:
+            return False
+        sn = self.b.strides[-1]
+        transpose = _transpose_function(f.module, lanes, size)
+        whole = self.k // lanes * lanes
+
+        def block(k: Any) -> None:
+            for v in range(self.vectors):
+                count = max(0, min(lanes, columns - v * lanes))
+                f.call(
+                    transpose,
+                    [
+                        f.at(begin, f.add(f.mul(k, size), v * lanes * sn * size)),
+                        f.int(sn * size),
+                        f.at(out, f.add(f.mul(k, self.width * size), v * lanes * size)),
+                        f.int(self.width * size),
+                        f.int(count),
+                    ],
+                )
+
+        f.loop(0, whole, block, step=lanes)
+        if whole < self.k:
+            block(self.k - lanes)  # overlaps what is there already
+        return True
+
+    # --- the product ----------------------------------------------------------------------------
+
+    def emit(self, module: Module, name: str, scratch_slot: int) -> None:
+        f = Function(module, name, [("ptr", "args"), ("i64", "first"), ("i64", "last"), ("i64", "worker")])
+        args, first, last, _ = f.args
+        buffers = {self.a.buffer, *(v.buffer for v in self.sources.values()), *(v.buffer for v in self.outputs.values())}
+        buffers.add(self.packed or self.b.buffer)
+        bases = {buffer: base(f, args, buffer) for buffer in buffers}
+        start = f.mul(first, self.per_chunk)
+        stop = f.min(f.mul(last, self.per_chunk), self.items)
+        num_tiles = len(self.tiles)
+        sizes = sorted(set(self.tiles), reverse=True)
+        num_large = self.tiles.count(sizes[0])
+
+        def item(number: Any) -> None:
+            t, rest = f.rem(number, num_tiles), f.div(number, num_tiles)
+            j, b = f.rem(rest, self.panels), f.div(rest, self.panels)
+            column = f.mul(j, self.width)
+            index: list[Any] = []
+            left = b
+            for n in reversed(self.batch):
+                index.append(f.rem(left, n))
+                left = f.div(left, n)
+            index.reverse()
+
+            def with_rows(rows: int, row: Any) -> None:
+                tail = self.n % self.width
+                if not tail:
+                    self._tile(f, bases, index, row, rows, j, column, self.width)
+                    return
+                if self.panels == 1:
+                    self._tile(f, bases, index, row, rows, j, column, tail)
+                    return
+                f.when(
+                    f.icmp("slt", j, self.panels - 1),
+                    lambda: self._tile(f, bases, index, row, rows, j, column, self.width),
+                )
+                f.when(
+                    f.icmp("eq", j, self.panels - 1),
+                    lambda: self._tile(f, bases, index, row, rows, j, column, tail),
+                )
+
+            if len(sizes) == 1:
+                with_rows(sizes[0], f.mul(t, sizes[0]))
+                return
+            large = f.icmp("slt", t, num_large)
+            f.when(large, lambda: with_rows(sizes[0], f.mul(t, sizes[0])))
+            f.when(
+                f.icmp("sge", t, num_large),
+                lambda: with_rows(sizes[1], f.add(f.mul(t, sizes[1]), num_large)),
+            )
+
+        f.loop(start, stop, item)
+        f.ret()
+        f.finish()
+
+    def _batch_offset(self, f: Function, view: View, index: list[Any]) -> Any:
+        offset: Any = view.offset
+        for i, s in zip(index, view.strides, strict=False):
+            offset = f.add(offset, f.mul(i, s))
+        return offset
+
+    def _tile(
+        self, f: Function, bases: Any, index: list[Any], row: Any, rows: int, panel: Any, column: Any, columns: int
+    ) -> None:
+        """One tile: the loop over k, then the element-wise nodes and the stores."""
+        lanes, size, dtype = self.lanes, self.dtype.itemsize, self.dtype
+        vectors = -(-columns // lanes)
+        counts = [min(lanes, columns - v * lanes) for v in range(vectors)]
+        am, ak = self.a.strides[-2:]
+        a0 = f.at(bases[self.a.buffer], f.mul(f.add(self._batch_offset(f, self.a, index), f.mul(row, am)), size))
+        if self.packed is not None:
+            own: Any = 0
+            for i, n, s in zip(index, self.batch, self.b.strides, strict=False):
+                if s != 0:
+                    own = f.add(f.mul(own, n), i)
+            place = f.mul(f.add(f.mul(own, self.panels), panel), self.k * self.width)
+            b0, bk = f.at(bases[self.packed], f.mul(place, size)), self.width
+            read_counts: list[int | None] = [None] * vectors
+        else:
+            bk = self.b.strides[-2]
+            offset = f.add(self._batch_offset(f, self.b, index), column)
+            b0 = f.at(bases[self.b.buffer], f.mul(offset, size))
+            read_counts = [c if c < lanes else None for c in counts]
+        ty = vector(registers.HELD[dtype.name], lanes)
+        zero = f.const(0, ty)
+        is_float = dtype.is_floating_point
+
+        def step(k: Any, *acc: Val) -> list[Val]:
+            out = list(acc)
+            at_k = f.at(b0, f.mul(k, bk * size))
+            bs = [
+                load(f, f.at(at_k, v * lanes * size), dtype, lanes, 1, read_counts[v]) for v in range(vectors)
+            ]
+            a_k = f.at(a0, f.mul(k, ak * size))
+            for r in range(rows):
+                a = load(f, f.at(a_k, r * am * size), dtype, lanes, 0)
+                for v in range(vectors):
+                    i = r * vectors + v
+                    if is_float:
+                        out[i] = f.intrinsic("fma", [a, bs[v], out[i]])
+                    else:
+                        out[i] = f.op("add", out[i], f.op("mul", a, bs[v]))
+            return out
+
+        acc = f.loop(0, self.k, step, [zero] * (rows * vectors))
+        for r in range(rows):
+            for v in range(vectors):
+                self._finish(f, bases, index, f.add(row, r), f.add(column, v * lanes), counts[v], acc[r * vectors + v])
+
+    def _finish(
+        self, f: Function, bases: Any, index: list[Any], row: Any, column: Any, count: int, product: Val
+    ) -> None:
+        """The element-wise nodes on one vector of the result."""
+        lanes = self.lanes
+        if self.dtype.name in ("float16", "bfloat16"):
+            product = f.convert("fpext", f.convert("fptrunc", product, registers.STORED[self.dtype.name]), "float")
+        memo: dict[Value, Val] = {self.product: product}
+
+        def place(view: View) -> Val:
+            offset = f.add(self._batch_offset(f, view, index), f.mul(row, view.strides[-2]))
+            offset = f.add(offset, f.mul(column, view.strides[-1]))
+            return f.at(bases[view.buffer], f.mul(offset, view.dtype.itemsize))
+
+        def evaluate(value: Value) -> Val:
+            if value not in memo:
+                if value in self.inside:
+                    node = self.inside[value]
+                    args = [evaluate(v) for v in node.inputs]
+                    memo[value] = registers.apply(
+                        f, node.prim.name, node.params, args, [v.dtype for v in node.inputs], value.dtype
+                    )
+                else:
+                    view = self.sources[value]
+                    memo[value] = load(
+                        f, place(view), value.dtype, lanes, view.strides[-1], None if count == lanes else count
+                    )
+            return memo[value]
+
+        for value, view in self.outputs.items():
+            store(f, evaluate(value), place(view), value.dtype, lanes, None if count == lanes else count)
+
+
+def _transpose_function(module: Module, lanes: int, size: int) -> str:
+    """A shared function that transposes a square of `lanes` x `lanes` floats.
+
+    `(source, source row bytes, target, target row bytes, rows of the source that exist)`.
+    """
+    name = f"transpose{lanes}"
+    if name in module.functions:
+        return name
+    f = Function(
+        module,
+        name,
+        [("ptr", "source"), ("i64", "from"), ("ptr", "target"), ("i64", "to"), ("i64", "count")],
+        attributes="nounwind noinline",
+        private=True,
+    )
+    source, step_in, target, step_out, count = f.args
+    ty = vector("float", lanes)
+    rows = []
+    for r in range(lanes):
+        exists = f.icmp("sgt", count, r)
+        # a row that does not exist is read from row 0 and replaced by zeros
+        offset = f.select(exists, f.int(f.mul(step_in, r)), f.int(0))
+        have = f.select(f.icmp("sgt", count, 0), f.int(1), f.int(0))
+        v = f.load(ty, f.at(source, f.mul(offset, have)), 4)
+        zero = f.const(0.0, ty)
+        rows.append(f.value(f"select {exists}, {v}, {zero}", ty))
+    distance = 1
+    while distance < lanes:
+        mixed = []
+        for i in range(lanes):
+            partner = i ^ distance
+            a, b = (rows[i], rows[partner]) if i < partner else (rows[partner], rows[i])
+            picks = []
+            for lane in range(lanes):
+                if i < partner:  # even half: own lanes where bit clear, partner's shifted in
+                    picks.append(lane if not lane & distance else lanes + (lane ^ distance))
+                else:
+                    picks.append((lane ^ distance) if not lane & distance else lanes + lane)
+            mask = ", ".join(f"i32 {p}" for p in picks)
+            mixed.append(f.value(f"shufflevector {a}, {b}, <{lanes} x i32> <{mask}>", ty))
+        rows = mixed
+        distance *= 2
+    for r in range(lanes):
+        f.store(rows[r], f.at(target, f.mul(step_out, r)), 4)
+    f.ret()
+    f.finish()
+    return name

@@ -1,0 +1,441 @@
+"""Program: a compiled graph that runs on arrays."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...ir.dtypes import HALVES, DType, float32
+from ...ir.evaluate import evaluate
+from ...ir.graph import Graph, Node, Value
+from . import team as _team
+from .emit import Module
+from .group import Group, group_nodes, is_elementwise
+from .jit import Library, assembly, compile_text
+from .kernels.columns import ColumnsKernel
+from .kernels.contract import ContractKernel
+from .kernels.rows import RowsKernel
+from .layout import MOVEMENT, Buffer, View, through_movement
+from .target import Target, host
+from .vmath import MATH
+
+_ALIGN = 64
+MAX_THREADS = 64
+
+
+@dataclass
+class Step:
+    """One kernel of a program, or a call of a primitive's NumPy reference.
+
+    Attributes:
+        kind: "rows", "contract" ... or "numpy".
+        nodes: what it computes.
+        chunks: independent pieces of work.
+    """
+
+    kind: str
+    nodes: list[Node]
+    chunks: int = 1
+    symbol: str = ""
+    buffers: tuple[Buffer, ...] = ()
+
+    def __str__(self) -> str:
+        names = " ".join(n.prim.name for n in self.nodes)
+        return f"{self.kind:<9} {self.chunks:>5} chunks  {names}"
+
+
+class Lowering:
+    """The work of turning one graph into steps; lives only while compiling."""
+
+    def __init__(self, graph: Graph, target: Target, updates: dict[int, int]):
+        self.graph, self.target = graph, target
+        self.updates = updates
+        self.lanes = target.lanes(4)
+        self.views: dict[Value, View] = {}
+        self.buffers: list[Buffer] = []
+        self.steps: list[Step] = []
+        self.module = Module()
+        self.scratch = 0
+
+    def buffer(self, kind: str, dtype: DType, size: int, array: Any = None) -> Buffer:
+        b = Buffer(kind, dtype, size, len(self.buffers) + 2, array)  # slots 0 and 1 are the scratch memory
+        self.buffers.append(b)
+        return b
+
+    def run(self) -> None:
+        for value in self.graph.inputs:
+            self.views[value] = View.whole(self.buffer("input", value.dtype, value.type.size), value.shape)
+        for value, array in self.graph.constants.items():
+            array = np.ascontiguousarray(array)
+            self.views[value] = View.whole(self.buffer("constant", value.dtype, array.size, array), value.shape)
+        moved = self.moved = self._find_views()
+        self.groups = group_nodes(self.graph, moved)
+        self.wanted = self._values_to_store()
+        self._place_outputs()
+        for group in self.groups:
+            own = {v for n in group.nodes for v in n.outputs}
+            for node in [*group.nodes, *self.inline.get(group, {}).values()]:
+                for value in node.inputs:
+                    if self._root(value) not in own and value not in self.inline.get(group, {}):
+                        self._view_of(value)
+            self._lower(group)
+        for value in self.graph.outputs:
+            self._view_of(value)
+
+    def _find_views(self) -> set[Node]:
+        """Movement nodes that need no copy. Whether a reshape does depends on its input's strides."""
+        moved: set[Node] = set()
+        strides: dict[Value, View] = {}
+
+        def shape_view(value: Value) -> View:
+            if value not in strides:
+                strides[value] = View.whole(Buffer("probe", value.dtype, value.type.size), value.shape)
+            return strides[value]
+
+        for node in self.graph.nodes:
+            if node.prim.name in MOVEMENT:
+                view = through_movement(node, shape_view(node.inputs[0]))
+                if view is not None:
+                    strides[node.outputs[0]] = view
+                    moved.add(node)
+        return moved
+
+    def _root(self, value: Value) -> Value:
+        """The value that a view is of."""
+        while value.node is not None and value.node in self.moved:
+            value = value.node.inputs[0]
+        return value
+
+    def _values_to_store(self) -> set[Value]:
+        """Values of groups that are read by another group, or are outputs."""
+        self.of = {n: g for g in self.groups for n in g.nodes}
+        wanted = {self._root(v) for v in self.graph.outputs}
+        for group in self.groups:
+            if group.kind != "columns":
+                for node in group.nodes:
+                    wanted.update(s for s in map(self._root, node.inputs) if s.node and self.of[s.node] is not group)
+        self.inline: dict[Group, dict[Value, Node]] = {}
+        for group in self.groups:
+            if group.kind == "columns":
+                self.inline[group] = inline = {}
+                for node in group.nodes:
+                    self._inline(node.inputs[0], node.inputs[0].shape, wanted, inline, 6)
+        return {v for v in wanted if v.node is not None}
+
+    def _inline(self, value: Value, shape: Any, wanted: set[Value], inline: dict[Value, Node], depth: int) -> None:
+        """Let a column reduction compute its cheap inputs itself, where nobody else needs them stored."""
+        node = value.node
+        if value in inline:
+            return
+        if (
+            depth
+            and node is not None
+            and value not in wanted
+            and node not in self.moved
+            and self.of[node].kind == "rows"
+            and is_elementwise(node)
+            and node.prim.name not in MATH
+            and value.shape == shape
+        ):
+            inline[value] = node
+            for v in node.inputs:
+                self._inline(v, shape, wanted, inline, depth - 1)
+        else:
+            wanted.add(self._root(value))
+
+    def _place_outputs(self) -> None:
+        """Decide which results are written where they finally belong.
+
+        An update of a piece of state goes into its array if nobody reads the old value afterwards:
+        all readers run before, or read it in the same kernel at the index that is written. Other
+        results that are stored whole get the caller's array. What remains is copied at the end.
+        """
+        self.home: dict[Value, Buffer] = {}  # stored value -> the buffer that it is written to
+        self.direct: dict[int, Buffer] = {}  # number of an output -> the buffer that holds it
+        order = {g: i for i, g in enumerate(self.groups)}
+        readers: dict[Value, list[Node]] = {}
+        for node in self.graph.nodes:
+            for v in node.inputs:
+                readers.setdefault(self._root(v), []).append(node)
+        for number, value in enumerate(self.graph.outputs):
+            root = self._stored_whole(value)
+            if root is None or root in self.home:
+                continue
+            if number in self.updates:
+                state = self.graph.inputs[self.updates[number]]
+                group = self.of[root.node]  # type: ignore[index]
+                if self._may_overwrite(state, group, order, readers):
+                    self.home[root] = self.direct[number] = self.views[state].buffer
+            else:
+                self.home[root] = self.direct[number] = self.buffer("output", root.dtype, root.type.size)
+
+    def _stored_whole(self, value: Value) -> Value | None:
+        """The value of a kernel that `value` is, up to its shape."""
+        while value.node is not None and value.node in self.moved:
+            if value.node.prim.name != "reshape":
+                return None
+            value = value.node.inputs[0]
+        if value.node is None or self.of[value.node].kind == "alone":
+            return None
+        return value
+
+    def _may_overwrite(self, state: Value, group: Group, order: dict[Group, int], readers: dict[Value, list[Node]]) -> bool:
+        if group.kind not in ("rows", "contract") or group.num_inner or 0 in group.shape:
+            return False
+        for node in readers.get(state, ()):
+            if node in self.moved:
+                continue  # its own readers are listed under the same root
+            other = self.of[node]
+            if other is group:
+                if not is_elementwise(node) or any(
+                    v is not state and self._root(v) is state for v in node.inputs
+                ):
+                    return False
+                if state in node.inputs and state.shape != group.shape:
+                    return False
+            elif order[other] > order[group]:
+                return False
+        return not any(self._root(v) is state for v in self.graph.outputs)
+
+    def _view_of(self, value: Value) -> View:
+        if value not in self.views:
+            node = value.node
+            assert node is not None and node in self.moved, f"{value} is read before it is made"
+            view = through_movement(node, self._view_of(node.inputs[0]))
+            assert view is not None
+            self.views[value] = view
+        return self.views[value]
+
+    def _lower(self, group: Group) -> None:
+        own = {v for n in group.nodes for v in n.outputs}
+        outputs = {v: self._new_view(v) for n in group.nodes for v in n.outputs if v in self.wanted}
+        sources = {v: self.views[v] for n in group.nodes for v in n.inputs if v not in own and v in self.views}
+        symbol = f"k{len(self.steps)}"
+        kernel: Any
+        if group.kind == "rows" and group.shape is not None and 0 not in group.shape:
+            kernel = RowsKernel(group, sources, outputs, self.lanes)
+        elif group.kind == "columns" and 0 not in group.shape:
+            self._lower_columns(group, outputs, symbol)
+            return
+        elif group.kind == "contract" and ContractKernel.supports(group, sources):
+            kernel = ContractKernel(group, sources, outputs, self.target)
+        else:
+            for node in group.nodes:
+                for v in node.outputs:
+                    if v not in self.views:
+                        self._new_view(v)
+                for v in node.inputs:
+                    self._view_of(v)
+                views = [self.views[v] for v in (*node.inputs, *node.outputs)]
+                self.steps.append(Step("numpy", [node], buffers=tuple(v.buffer for v in views)))
+            return
+        if outputs:
+            if group.kind == "contract" and kernel.needs_packing:
+                packed = self.buffer("temp", kernel.dtype, kernel.packed_size())
+                chunks = kernel.emit_packing(self.module, symbol + "p", packed)
+                self.steps.append(
+                    Step("pack", [group.nodes[0]], chunks, symbol + "p", (kernel.b.buffer, packed))
+                )
+            kernel.emit(self.module, symbol, 0)
+            self.scratch = max(self.scratch, kernel.scratch_bytes)
+            used = [v.buffer for v in (*sources.values(), *outputs.values())]
+            if group.kind == "contract" and kernel.packed is not None:
+                used.append(kernel.packed)
+            self.steps.append(Step(group.kind, group.nodes, kernel.chunks, symbol, tuple(used)))
+
+    def _lower_columns(self, group: Group, outputs: dict[Value, View], symbol: str) -> None:
+        inline = self.inline[group]
+        read = {v for n in [*group.nodes, *inline.values()] for v in n.inputs if v not in inline}
+        live = [n for n in group.nodes if n.outputs[0] in outputs]
+        if not live:
+            return
+        kernel = ColumnsKernel(live, inline, {v: self.views[v] for v in read}, outputs, self.lanes)
+        if not kernel.partial_elements():
+            kernel.emit(self.module, symbol, None)
+            used = [v.buffer for v in (*kernel.views.values(), *outputs.values())]
+            self.steps.append(Step("columns", live, kernel.chunks, symbol, tuple(used)))
+            return
+        dtype = live[0].outputs[0].dtype
+        partials = self.buffer("temp", float32 if dtype in HALVES else dtype, kernel.partial_elements())
+        kernel.emit(self.module, symbol, partials)
+        used = [v.buffer for v in kernel.views.values()]
+        self.steps.append(Step("columns", live, kernel.chunks, symbol, (*used, partials)))
+        chunks = kernel.emit_combine(self.module, symbol + "c", partials)
+        used = [v.buffer for v in outputs.values()]
+        self.steps.append(Step("combine", live, chunks, symbol + "c", (*used, partials)))
+
+    def _new_view(self, value: Value) -> View:
+        buffer = self.home.get(value) or self.buffer("temp", value.dtype, value.type.size)
+        view = View.whole(buffer, value.shape)
+        self.views[value] = view
+        return view
+
+
+class Program:
+    """A graph as native code, for arrays of fixed types.
+
+    Args:
+        graph: what to compute.
+        updates: number of an output -> number of the input whose array it is to be written into.
+        target: the processor; this one's by default.
+    """
+
+    def __init__(self, graph: Graph, updates: dict[int, int] | None = None, target: Target | None = None):
+        self.graph = graph
+        self.updates = updates or {}
+        self.target = target or host()
+        started = time.perf_counter()
+        lowering = Lowering(graph, self.target, self.updates)
+        lowering.run()
+        self.views, self.steps, self.buffers = lowering.views, lowering.steps, lowering.buffers
+        self.direct = lowering.direct
+        self.text = lowering.module.text()
+        lowered = time.perf_counter()
+        self.library: Library = compile_text(self.text, self.target)
+        self.seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
+        self._scratch_row = -(-lowering.scratch // 4096) * 4096
+        self._lock = threading.Lock()
+        self._plan(lowering)
+        self._allocate()
+
+    def kernels(self) -> str:
+        """A line per kernel, in order; steps that call the NumPy reference say so."""
+        return "\n".join(map(str, self.steps))
+
+    def assembly(self) -> str:
+        """The machine code, for people."""
+        return assembly(self.text, self.target)
+
+    def _plan(self, lowering: Lowering) -> None:
+        """Give the temporaries places in one arena; those that are never alive together may share."""
+        last: dict[Buffer, int] = {}
+        first: dict[Buffer, int] = {}
+        for i, step in enumerate(self.steps):
+            for buffer in step.buffers:
+                first.setdefault(buffer, i)
+                last[buffer] = i
+        end = len(self.steps)
+        for number, value in enumerate(self.graph.outputs):
+            if number not in self.direct:
+                last[self.views[value].buffer] = end
+        placed: list[Buffer] = []
+        for buffer in sorted((b for b in first if b.kind == "temp"), key=lambda b: -b.nbytes):
+            buffer.first, buffer.last = first[buffer], last[buffer]
+            size = -(-max(buffer.nbytes, 1) // _ALIGN) * _ALIGN
+            taken = sorted(
+                (b.offset, b.offset + b.nbytes) for b in placed if b.first <= buffer.last and buffer.first <= b.last
+            )
+            place = 0
+            for low, high in taken:
+                if place + size <= low:
+                    break
+                place = max(place, -(-high // _ALIGN) * _ALIGN)
+            buffer.offset = place
+            placed.append(buffer)
+        self.arena_bytes = max((b.offset + b.nbytes for b in placed), default=0)
+
+    def _allocate(self) -> None:
+        self._arena = _aligned(self.arena_bytes)
+        self._scratch = _aligned(self._scratch_row * MAX_THREADS)
+        self._table = np.zeros(len(self.buffers) + 2, np.uint64)
+        self._table[0], self._table[1] = self._scratch.ctypes.data, self._scratch_row
+        self._arrays: list[np.ndarray[Any, Any] | None] = []
+        base = self._arena.ctypes.data
+        for b in self.buffers:
+            array: np.ndarray[Any, Any] | None = None
+            if b.kind == "constant":
+                array = np.ascontiguousarray(b.array).reshape(-1)
+                self._table[b.number] = array.ctypes.data
+            elif b.kind == "temp" and b.offset >= 0:
+                array = self._arena[b.offset : b.offset + b.nbytes].view(b.dtype.numpy)
+                self._table[b.number] = base + b.offset
+            self._arrays.append(array)
+        self._slots = memoryview(self._table)
+        self._address = self._table.ctypes.data
+        self._inputs = [self.views[v].buffer for v in self.graph.inputs]
+        self._known: list[np.ndarray[Any, Any] | None] = [None] * len(self._inputs)
+        self._results = [
+            (v.shape, v.dtype.numpy, self.direct.get(i), v) for i, v in enumerate(self.graph.outputs)
+        ]
+        self._parts: list[Any] = []
+        run: list[Step] = []
+        for step in [*self.steps, None]:
+            if step is not None and step.kind != "numpy":
+                run.append(step)
+                continue
+            if run:
+                table = np.array([[self.library.address(s.symbol), s.chunks] for s in run], np.uint64)
+                memory, tickets = _team.tickets(len(run))
+                self._parts.append((table.ctypes.data, len(run), tickets, table, memory))
+                run = []
+            if step is not None:
+                self._parts.append(step.nodes[0])
+
+    def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any] | None]:
+        """Run on row-major arrays, one for each of the graph's inputs.
+
+        Returns a new array per output, or None for an output that is an update: that one was
+        written into its input's array.
+        """
+        with self._lock:
+            return self._run(arrays)
+
+    def _run(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any] | None]:
+        slots, known = self._slots, self._known
+        for i, array in enumerate(arrays):
+            if known[i] is not array:
+                if not array.flags.c_contiguous:
+                    array = np.ascontiguousarray(array)
+                b = self._inputs[i]
+                known[i] = array
+                slots[b.number] = array.ctypes.data
+                self._arrays[b.number - 2] = array.reshape(-1)
+        outputs: list[Any] = []
+        for number, (shape, dtype, buffer, _) in enumerate(self._results):
+            out = None
+            if buffer is not None and number not in self.updates:
+                out = np.empty(shape, dtype)
+                slots[buffer.number] = out.ctypes.data
+                self._arrays[buffer.number - 2] = out.reshape(-1)
+            outputs.append(out)
+        team, address = _team.team(), self._address
+        for part in self._parts:
+            if part.__class__ is tuple:
+                team.run(part[0], part[1], address, part[2])
+            else:
+                self._run_numpy(part)
+        late = []
+        for number, (_, _, buffer, value) in enumerate(self._results):
+            if buffer is None:
+                late.append((number, self._array(value).copy()))
+        for number, array in late:
+            if number in self.updates:
+                np.copyto(arrays[self.updates[number]], array)
+            else:
+                outputs[number] = array
+        return outputs
+
+    def _run_numpy(self, node: Node) -> None:
+        out = evaluate(node.prim, [self._array(v) for v in node.inputs], node.params)
+        for value, array in zip(node.outputs, out if node.prim.multiple else (out,), strict=True):
+            np.copyto(self._array(value), array)
+
+    def _array(self, value: Value) -> np.ndarray[Any, Any]:
+        view = self.views[value]
+        size = view.dtype.itemsize
+        memory = self._arrays[view.buffer.number - 2]
+        assert memory is not None
+        return np.lib.stride_tricks.as_strided(
+            memory[view.offset :], view.shape, [s * size for s in view.strides]
+        )
+
+
+def _aligned(nbytes: int) -> np.ndarray[Any, Any]:
+    memory = np.empty(nbytes + _ALIGN, np.uint8)
+    shift = -memory.ctypes.data % _ALIGN
+    return memory[shift : shift + nbytes]

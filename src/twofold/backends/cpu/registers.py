@@ -1,0 +1,225 @@
+"""Elements in registers: how dtypes are held, and what each element-wise primitive does there.
+
+Every rule takes and gives whole vectors. float16 and bfloat16 are held as float32 and rounded
+after every primitive, so that fusing kernels changes no bit. bool is a vector of i1, in memory a
+byte. There is no fast-math and no contraction across primitives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...ir.dtypes import DType
+from .emit import Function, Val, element, vector
+from .vmath import MATH
+
+STORED = {
+    "bool": "i8", "uint8": "i8", "int8": "i8", "uint16": "i16", "int16": "i16", "uint32": "i32", "int32": "i32",
+    "uint64": "i64", "int64": "i64", "float16": "half", "bfloat16": "bfloat", "float32": "float", "float64": "double",
+}  # fmt: skip
+HELD = STORED | {"bool": "i1", "float16": "float", "bfloat16": "float"}
+
+
+def supports(dtype: DType) -> bool:
+    """Whether elements of this dtype can be held in registers (complex ones can't yet)."""
+    return dtype.name in STORED
+
+
+def from_memory(f: Function, v: Val, dtype: DType) -> Val:
+    """A loaded vector in the form that rules work on."""
+    if dtype.name == "bool":
+        return f.icmp("ne", v, f.const(0, v.ty))
+    if HELD[dtype.name] != STORED[dtype.name]:
+        return f.convert("fpext", v, "float")
+    return v
+
+
+def to_memory(f: Function, v: Val, dtype: DType) -> Val:
+    """The form that is stored."""
+    if dtype.name == "bool":
+        return f.convert("zext", v, "i8")
+    if HELD[dtype.name] != STORED[dtype.name]:
+        return f.convert("fptrunc", v, STORED[dtype.name])
+    return v
+
+
+def apply(
+    f: Function, name: str, params: dict[str, Any], args: list[Val], in_types: list[DType], out: DType
+) -> Val:
+    """Emit primitive `name` on vectors of equal length."""
+    result = RULES[name](_Op(f, params, in_types, out), *args)
+    if out.name in ("float16", "bfloat16") and name not in _EXACT:
+        result = f.convert("fpext", f.convert("fptrunc", result, STORED[out.name]), "float")
+    return result
+
+
+class _Op:
+    """What a rule may ask for besides its operands."""
+
+    __slots__ = ("f", "out", "params", "types")
+
+    def __init__(self, f: Function, params: dict[str, Any], types: list[DType], out: DType):
+        self.f, self.params, self.types, self.out = f, params, types, out
+
+    @property
+    def kind(self) -> str:
+        """Of the last operand: "float", "int", "uint" or "bool"."""
+        return self.types[-1].kind
+
+
+_EXACT = frozenset(("neg", "abs", "where", "maximum", "minimum", "copy", "relu", "sign", "floor", "ceil"))
+
+Rule = Callable[..., Val]
+
+
+def _by_kind(**ops: str) -> Rule:
+    """An instruction chosen by the operands' kind, e.g. float="fadd", int="add"."""
+
+    def rule(o: _Op, a: Val, b: Val) -> Val:
+        op = ops.get(o.kind) or ops["int"]
+        return o.f.op(op, a, b)
+
+    return rule
+
+
+def _compare(ordered: str, signed: str, unsigned: str) -> Rule:
+    def rule(o: _Op, a: Val, b: Val) -> Val:
+        if o.kind == "float":
+            return o.f.fcmp(ordered, a, b)
+        return o.f.icmp(signed if o.kind == "int" else unsigned, a, b)
+
+    return rule
+
+
+def _intrinsic(name: str) -> Rule:
+    return lambda o, *args: o.f.intrinsic(name, args)
+
+
+def _math(name: str) -> Rule:
+    return lambda o, *args: MATH[name](o.f, *args)
+
+
+def _neg(o: _Op, a: Val) -> Val:
+    if o.kind == "float":
+        return o.f.value(f"fneg {a}", a.ty)
+    return o.f.op("sub", o.f.const(0, a.ty), a)
+
+
+def _abs(o: _Op, a: Val) -> Val:
+    if o.kind == "float":
+        return o.f.intrinsic("fabs", [a])
+    return a if o.kind != "int" else o.f.select(o.f.icmp("slt", a, o.f.const(0, a.ty)), _neg(o, a), a)
+
+
+def _sign(o: _Op, a: Val) -> Val:
+    f, zero, one = o.f, o.f.const(0, a.ty), o.f.const(1, a.ty)
+    if o.kind == "float":  # NaN stays 0 as in PyTorch: both comparisons are false
+        positive = f.select(f.fcmp("ogt", a, zero), one, zero)
+        return f.select(f.fcmp("olt", a, zero), f.const(-1, a.ty), positive)
+    positive = f.select(f.icmp("sgt" if o.kind == "int" else "ugt", a, zero), one, zero)
+    return positive if o.kind != "int" else f.select(f.icmp("slt", a, zero), f.const(-1, a.ty), positive)
+
+
+def _choose(float_op: str, signed: str, unsigned: str) -> Rule:
+    """maximum/minimum; a NaN in either operand wins."""
+
+    def rule(o: _Op, a: Val, b: Val) -> Val:
+        f = o.f
+        if o.kind == "float":
+            chosen = f.select(f.fcmp(float_op, a, b), a, b)
+            return f.select(f.fcmp("uno", a, a), a, chosen)
+        return f.select(f.icmp(signed if o.kind == "int" else unsigned, a, b), a, b)
+
+    return rule
+
+
+def _relu(o: _Op, a: Val) -> Val:
+    f, zero = o.f, o.f.const(0, a.ty)
+    if o.kind == "float":
+        return f.select(f.fcmp("olt", a, zero), zero, a)  # NaN compares false and stays
+    return f.select(f.icmp("slt", a, zero), zero, a) if o.kind == "int" else a
+
+
+def _cast(o: _Op, a: Val) -> Val:
+    f, source, target = o.f, o.types[0], o.out
+    ty = HELD[target.name]
+    if target.name == "bool":
+        if source.name == "bool":
+            return a
+        zero = f.const(0, a.ty)
+        return f.fcmp("une", a, zero) if source.kind == "float" else f.icmp("ne", a, zero)
+    if source.name == "bool":
+        return f.convert("uitofp" if target.kind == "float" else "zext", a, ty)
+    if source.kind == "float" and target.kind == "float":
+        have, want = HELD[source.name], ty
+        return a if have == want else f.convert("fpext" if have == "float" else "fptrunc", a, want)
+    if source.kind == "float":
+        return f.convert("fptosi" if target.kind == "int" else "fptoui", a, ty)
+    if target.kind == "float":
+        return f.convert("sitofp" if source.kind == "int" else "uitofp", a, ty)
+    if target.itemsize > source.itemsize:
+        return f.convert("sext" if source.kind == "int" else "zext", a, ty)
+    return a if target.itemsize == source.itemsize else f.convert("trunc", a, ty)
+
+
+def _logical_not(o: _Op, a: Val) -> Val:
+    f = o.f
+    if o.kind == "bool":
+        return f.op("xor", a, f.const(1, a.ty))
+    zero = f.const(0, a.ty)
+    return f.fcmp("oeq", a, zero) if o.kind == "float" else f.icmp("eq", a, zero)
+
+
+def _bitwise_not(o: _Op, a: Val) -> Val:
+    return o.f.op("xor", a, o.f.const(1 if o.kind == "bool" else -1, a.ty))
+
+
+def _isfinite(o: _Op, a: Val) -> Val:
+    f = o.f
+    if o.kind != "float":
+        _, lanes = element(a.ty)
+        return f.const(1, vector("i1", lanes))
+    return f.fcmp("olt", f.intrinsic("fabs", [a]), f.const(float("inf"), a.ty))
+
+
+def _rsqrt(o: _Op, a: Val) -> Val:
+    return o.f.op("fdiv", o.f.const(1, a.ty), o.f.intrinsic("sqrt", [a]))
+
+
+RULES: dict[str, Rule] = {
+    "copy": lambda o, a: a,
+    "conj": lambda o, a: a,
+    "neg": _neg,
+    "abs": _abs,
+    "sign": _sign,
+    "relu": _relu,
+    "cast": _cast,
+    "floor": _intrinsic("floor"),
+    "ceil": _intrinsic("ceil"),
+    "trunc": _intrinsic("trunc"),
+    "round": _intrinsic("roundeven"),
+    "sqrt": _intrinsic("sqrt"),
+    "rsqrt": _rsqrt,
+    "copysign": _intrinsic("copysign"),
+    "logical_not": _logical_not,
+    "bitwise_not": _bitwise_not,
+    "isfinite": _isfinite,
+    "add": _by_kind(float="fadd", int="add", bool="or"),
+    "sub": _by_kind(float="fsub", int="sub"),
+    "mul": _by_kind(float="fmul", int="mul", bool="and"),
+    "div": _by_kind(float="fdiv", int="sdiv"),
+    "bitwise_and": _by_kind(int="and"),
+    "bitwise_or": _by_kind(int="or"),
+    "bitwise_xor": _by_kind(int="xor"),
+    "eq": _compare("oeq", "eq", "eq"),
+    "ne": _compare("une", "ne", "ne"),
+    "lt": _compare("olt", "slt", "ult"),
+    "le": _compare("ole", "sle", "ule"),
+    "gt": _compare("ogt", "sgt", "ugt"),
+    "ge": _compare("oge", "sge", "uge"),
+    "maximum": _choose("ogt", "sgt", "ugt"),
+    "minimum": _choose("olt", "slt", "ult"),
+    "where": lambda o, c, a, b: o.f.select(c, a, b),
+    **{name: _math(name) for name in MATH},
+}

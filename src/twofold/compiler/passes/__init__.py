@@ -1,0 +1,7 @@
+"""Passes: functions from Graph to Graph, each with one verb for a name. None imports another."""
+
+from .canonicalize import canonicalize
+from .prune import prune
+from .share import share
+
+__all__ = ["canonicalize", "prune", "share"]

@@ -1,0 +1,74 @@
+"""canonicalize: one form for what can be said in several.
+
+Afterwards:
+- a reduction covers trailing dimensions only, or keeps the innermost dimension;
+- no cast to the same dtype, no reshape, permute, expand or slice that changes nothing, no
+  permute of a permute.
+"""
+
+from __future__ import annotations
+
+from ...ir.graph import Graph, Node
+from ...ir.primitive import PRIMITIVES
+from ...ir.rewrite import Rewriter
+
+_REDUCTIONS = ("sum", "prod", "amax", "amin")
+
+
+def canonicalize(graph: Graph) -> Graph:
+    """See the head of this file."""
+    rewriter = Rewriter(graph)
+
+    def visit(node: Node) -> bool:
+        name = node.prim.name
+        if name in _REDUCTIONS:
+            return _reduction(rewriter, node)
+        if name in ("cast", "reshape", "expand", "permute", "slice", "copy", "conj"):
+            return _movement(rewriter, node)
+        return False
+
+    return rewriter.run(visit)
+
+
+def _reduction(r: Rewriter, node: Node) -> bool:
+    source, out = node.inputs[0], node.outputs[0]
+    shape, dims = source.shape, node.params["dims"]
+    real = [d for d in dims if shape[d] != 1]
+    if not real:  # nothing to add up: another shape of the same elements
+        r.values[out] = r.add(PRIMITIVES["reshape"], [r[source]], shape=out.shape)
+        return True
+    inner = [d for d in range(len(shape)) if shape[d] != 1]
+    trailing = inner[-len(real) :] == real
+    if not trailing and inner[-1] not in real:
+        return False
+    kept = [d for d in range(len(shape)) if d not in real]
+    order = (*kept, *real)
+    x = r[source]
+    if order != tuple(range(len(shape))):
+        x = r.add(PRIMITIVES["permute"], [x], dims=order)
+    elif tuple(dims) == tuple(real) :
+        return False
+    y = r.add(node.prim, [x], dims=tuple(range(len(kept), len(shape))), keepdim=False)
+    r.values[out] = y if y.shape == out.shape else r.add(PRIMITIVES["reshape"], [y], shape=out.shape)
+    return True
+
+
+def _movement(r: Rewriter, node: Node) -> bool:
+    source, out = r[node.inputs[0]], node.outputs[0]
+    name = node.prim.name
+    if name == "permute" and source.node is not None and source.node.prim is node.prim:
+        dims = tuple(source.node.params["dims"][d] for d in node.params["dims"])
+        source = source.node.inputs[0]
+        if dims != tuple(range(len(dims))):
+            r.values[out] = r.add(node.prim, [source], dims=dims)
+            return True
+    elif name == "permute":
+        if node.params["dims"] != tuple(range(out.ndim)):
+            return False
+    elif name == "slice":
+        if source.shape != out.shape or any(s != 1 for s in node.params["step"]):
+            return False
+    elif source.type != out.type:
+        return False
+    r.values[out] = source
+    return True
