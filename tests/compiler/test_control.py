@@ -7,6 +7,7 @@ import pytest
 
 import twofold as tw
 from twofold.autodiff.functional import grad
+from twofold.autodiff.handle import mode
 from twofold.compiler import cond, scan, trace, while_loop
 from twofold.ir.dtypes import complex128, float32, float64, int64
 from twofold.ir.errors import AutogradError, DTypeError, ShapeError, TraceError, TwofoldError
@@ -441,6 +442,28 @@ def test_a_tensor_written_before_is_read_as_it_is_now():
         trace(grad(lambda x: total(fn(x))), t(1.0, 2.0))
 
 
+def test_what_a_body_takes_for_granted_guards_the_whole_trace():
+    w = tw.tensor([1.0, 2.0], dtype=float64, requires_grad=True)
+    w.grad = t(3.0, 4.0)
+
+    class Layer:
+        rate = 0.5
+
+        def _settings(self):
+            return {"rate": self.rate}
+
+        def __call__(self, x):
+            if mode.tracer is not None:
+                mode.tracer.touch(self)
+            return x * self.rate + w.grad
+
+    layer = Layer()
+    traced = trace(lambda x: cond(x.sum() > 0, layer, lambda x: x, x), t(1.0, 1.0))
+    assert_same(traced(t(1.0, 1.0)), t(3.5, 4.5))
+    assert [obj for obj, _ in traced.guard.objects] == [layer]
+    assert [tensor for tensor, _ in traced.guard.grads] == [w]
+
+
 # --- errors ---------------------------------------------------------------------------------------
 
 
@@ -484,7 +507,7 @@ def test_accumulating_gradients_outside_is_refused():
         (x * w).sum().backward()
         return x
 
-    refuse(lambda x: cond(x.sum() > 0, branch, lambda x: x, x), TraceError, "accumulates into .grad")
+    refuse(lambda x: cond(x.sum() > 0, branch, lambda x: x, x), TraceError, "changes .grad of a tensor")
     assert w.grad is None
 
 
