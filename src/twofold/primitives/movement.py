@@ -231,15 +231,20 @@ def _expand_type(x: TensorType, *, shape: Shape) -> TensorType:
     return x.with_shape(shape)
 
 
+def _only_adds_dims(old: Shape, new: Shape) -> bool:
+    """Whether expanding repeats no element, so that the view can be written."""
+    lead = len(new) - len(old)
+    return new[lead:] == old and math.prod(new[:lead]) == 1
+
+
 def _expand(x: Array, *, shape: Shape) -> Array:
-    lead = len(shape) - x.ndim
-    if shape[lead:] == x.shape and math.prod(shape[:lead]) == 1:
-        return x[(None,) * lead + (...,)]  # no element is repeated: it stays writable
+    if _only_adds_dims(x.shape, shape):
+        return x[(None,) * (len(shape) - x.ndim) + (...,)]
     return np.broadcast_to(x, shape)
 
 
 def _expand_write(base: Any, new: Any, *, shape: Shape) -> Any:
-    if math.prod(shape) == math.prod(base.shape):
+    if _only_adds_dims(base.shape, shape):
         return reshape, (new,), {"shape": base.shape}
     raise AutogradError(
         f"an expanded tensor of shape {tuple(shape)} can't be written: several of its elements share "
