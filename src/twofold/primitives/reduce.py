@@ -2,7 +2,8 @@
 
 Note [Accumulation]
 float16 and bfloat16 accumulate in float32. NumPy sums pairwise along the last dimension, with an
-error that grows with the logarithm of the length.
+error that grows with the logarithm of the length; along other dimensions it adds one by one, so
+long ones are summed in blocks.
 """
 
 from __future__ import annotations
@@ -120,9 +121,25 @@ def _reduction(
     )
 
 
+_LONG = 1 << 10
+
+
 @via_float32
 def _sum(x: Any, *, dims: Shape, keepdim: bool) -> Any:
+    if dims and dims[-1] != x.ndim - 1 and x.shape[dims[-1]] > _LONG and x.dtype.kind in "fc":
+        return _sum_in_blocks(x, dims, keepdim)
     return np.add.reduce(x, axis=dims, dtype=x.dtype, keepdims=keepdim)  # type: ignore[call-overload]
+
+
+def _sum_in_blocks(x: Any, dims: Shape, keepdim: bool) -> Any:
+    """Sums along a long dimension that is not the last, where NumPy would add one by one."""
+    d = dims[-1]
+    whole = x.shape[d] // _LONG * _LONG
+    before = (slice(None),) * d
+    blocks = x[(*before, slice(whole))].reshape(*x.shape[:d], -1, _LONG, *x.shape[d + 1 :])
+    parts = np.add.reduce(blocks, axis=d + 1)
+    rest = np.add.reduce(x[(*before, slice(whole, None))], axis=d, keepdims=True)
+    return _sum(np.concatenate((parts, rest), axis=d), dims=dims, keepdim=keepdim)
 
 
 def _sum_rule(g: Any, _y: Any, _x: Any, *, dims: Shape, keepdim: bool) -> Any:
