@@ -129,8 +129,6 @@ class NumberFormat:
             if finite:
                 self._choose(finite)
                 self.width = max(len(self._text(v)) for v in finite)
-            if _options.sci_mode is not None:
-                self.scientific = _options.sci_mode
         else:
             self.width = max((len(str(v)) for v in shown.reshape(-1).tolist()), default=1)
 
@@ -139,6 +137,8 @@ class NumberFormat:
         low, high = min(sizes), max(sizes)
         self.whole = all(v == math.ceil(v) for v in finite)
         self.scientific = high / low > 1000 or high > 1e8 or (not self.whole and low < 1e-4)
+        if _options.sci_mode is not None:
+            self.scientific = _options.sci_mode
 
     def _text(self, value: float) -> str:
         if self.scientific:
