@@ -31,6 +31,7 @@ class LRScheduler:
     last_epoch: int
     _last_lr: list[Any]
     _step_count: int
+    _initial: bool = False  # the step that the constructor makes: a resumed learning rate stays
     _unsaved: tuple[str, ...] = ("optimizer",)
     _get_closed_form_lr: Callable[[], list[Any]] | None = None  # learning rates from base_lrs alone
 
@@ -51,7 +52,11 @@ class LRScheduler:
 
     def _initial_step(self) -> None:
         self._step_count = 0
-        self.step()
+        self._initial = True
+        try:
+            self.step()
+        finally:
+            del self._initial
 
     def get_lr(self) -> list[Any]:
         """The learning rates at `last_epoch`, one for each group."""

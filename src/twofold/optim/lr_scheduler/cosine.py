@@ -23,7 +23,7 @@ class CosineAnnealingLR(LRScheduler):
 
     def get_lr(self) -> list[Any]:
         n, lrs = self.last_epoch, self._lrs()
-        if n == 0:
+        if self._initial:
             return lrs
         if self._step_count == 1 and n > 0:
             return self._get_closed_form_lr()

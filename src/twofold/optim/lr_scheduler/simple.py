@@ -115,7 +115,7 @@ class LinearLR(_Factor):
     def factor(self) -> float:
         if self.last_epoch == 0:
             return self.start_factor
-        if self.last_epoch > self.total_iters:
+        if self._initial or self.last_epoch > self.total_iters:
             return 1.0
         slope = self.end_factor - self.start_factor
         return 1.0 + slope / (self.total_iters * self.start_factor + (self.last_epoch - 1) * slope)
@@ -133,7 +133,7 @@ class ExponentialLR(_Factor):
         super().__init__(optimizer, last_epoch)
 
     def factor(self) -> float:
-        return self.gamma if self.last_epoch > 0 else 1.0
+        return 1.0 if self._initial else self.gamma
 
     def whole_factor(self) -> float:
         return self.gamma**self.last_epoch
@@ -149,7 +149,7 @@ class PolynomialLR(_Factor):
 
     def factor(self) -> float:
         n, total = self.last_epoch, self.total_iters
-        if n == 0 or n > total:
+        if self._initial or n > total:
             return 1.0
         return ((1.0 - n / total) / (1.0 - (n - 1) / total)) ** self.power
 
@@ -189,6 +189,6 @@ class MultiplicativeLR(LambdaLR):
     """Multiply by `lr_lambda(epoch)` in every epoch but the first."""
 
     def get_lr(self) -> list[Any]:
-        if self.last_epoch <= 0:
+        if self._initial:
             return self._lrs()
         return [lr * f(self.last_epoch) for lr, f in zip(self._lrs(), self.lr_lambdas, strict=True)]
