@@ -201,8 +201,8 @@ def test_nested_graphs(probe):
         str(outer)
         == """\
 graph outer(%x: float32[2, 3]) {
-  %0: float32[2, 3] = probe(%x, a=graph middle(%y: float32[2, 3]) {      # o.py:9
-      %0: float32[2, 3] = probe(%y, g=graph inner(%x: float32[2, 3]) {   # m.py:5
+  %0: float32[2, 3] = probe(%x, z=2, a=graph middle(%y: float32[2, 3]) {   # o.py:9
+      %0: float32[2, 3] = probe(%y, g=graph inner(%x: float32[2, 3]) {     # m.py:5
           %0: float32[2, 3] = neg(%x)
           return %0
         })
@@ -210,7 +210,7 @@ graph outer(%x: float32[2, 3]) {
     }, b=(graph inner(%x: float32[2, 3]) {
       %0: float32[2, 3] = neg(%x)
       return %0
-    }, 1), z=2)
+    }, 1))
   return %0
 }"""
     )

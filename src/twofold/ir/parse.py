@@ -211,7 +211,8 @@ class _Parser:
 
     def origin(self) -> tuple[Location | None, Scope]:
         """`at (file, line, function) in ((name, number), ...)`, both optional."""
-        location, scope = None, ()
+        location: Location | None = None
+        scope: Scope = ()
         token = self.peek()
         if self.accept("at"):
             value = self.literal(0)

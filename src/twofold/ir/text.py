@@ -29,7 +29,7 @@ import numpy as np
 
 from .dtypes import DType
 from .errors import GraphError
-from .literal import IDENTIFIER, literal_text
+from .literal import IDENTIFIER, literal_text, nested_graphs
 from .types import TensorType
 
 if TYPE_CHECKING:
@@ -171,7 +171,8 @@ def _print_call(
 
     bodies: list[list[tuple[str, str]]] = []
     args = [names.use(v) for v in node.inputs]
-    args += [f"{k}={literal_text(v, nested)}" for k, v in sorted(node.params.items())]
+    graphs_last = sorted(node.params.items(), key=lambda item: (any(nested_graphs(item[1])), item[0]))
+    args += [f"{k}={literal_text(v, nested)}" for k, v in graphs_last]
     pieces = re.split("\0([0-9]+)\0", f"{text}{node.prim.name}({', '.join(args)}){origin}")
     # pieces alternate: text, number of a nested graph, text, ...
     line = pieces[0]
