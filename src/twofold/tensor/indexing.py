@@ -264,7 +264,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """`input` with `value`, a number or a 0-d tensor, where `mask` is True.
 
     Shapes: input and mask broadcast.
-    Raises: DTypeError if the value's kind does not fit input's dtype.
+    Raises: DTypeError for a complex value in a real tensor.
 
     >>> import twofold as tw
     >>> tw.tensor([1.0, 2.0]).masked_fill(tw.tensor([True, False]), 0)
@@ -279,13 +279,10 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
                 hint="use where(mask, value, input)",
             )
         return E.where(mask, cast_to(value, input.dtype), input)
-    kinds = ("bool", "int", "float", "complex")
-    have = "int" if input.dtype.kind == "uint" else input.dtype.kind
-    if kinds.index(scalar_dtype(value).kind) > kinds.index(have):
+    if isinstance(value, complex) and not input.dtype.is_complex:
         raise DTypeError(
-            f"the value {value!r} can't be stored in a tensor of dtype {input.dtype.name}",
+            f"the complex number {value!r} can't be stored in a tensor of dtype {input.dtype.name}",
             op="masked_fill",
-            hint="cast the tensor first, or give a value of its kind",
         )
     return E.where(mask, cast_to(value, input.dtype), input)
 
