@@ -43,7 +43,8 @@ def bind(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
 def link_view(p: Primitive, base: Tensor, params: dict[str, Any], out: Tensor) -> None:
     """Make `out` a view of `base` if the value is one (a reshape may have been a copy)."""
     if mode.tracer is None:
-        if out._value is not base._value and not np.may_share_memory(out._value, base._value):
+        value = out._value
+        if value is not base._value and value.size and not np.may_share_memory(value, base._value):
             return
     elif not mode.tracer.is_view(p, base, params):
         return
@@ -160,9 +161,8 @@ def write(t: Tensor, new: Tensor) -> Tensor:
     recording = mode.grad and (t.requires_grad or new.requires_grad)
     if recording:
         require_writable(t)
-    for p, params in t._steps:
-        if p.name == "as_strided":
-            p.write(t, new, **params)  # type: ignore[misc]  # refuses overlaps before anything is written
+    if t._base is not None:
+        _check_overlap(t, new)
     if mode.tracer is None:
         if new._value is not t._value:
             try:
@@ -176,6 +176,16 @@ def write(t: Tensor, new: Tensor) -> Tensor:
     if recording:
         rebase_history(t, new)
     return t
+
+
+def _check_overlap(t: Tensor, new: Tensor) -> None:
+    """Refuse, before anything is written, a view in which several elements share one place."""
+    link: Tensor | None = t
+    while link is not None:
+        for p, params in link._steps:
+            if p.name == "as_strided":
+                p.write(link, new, **params)  # type: ignore[misc]
+        link = link._base
 
 
 def require_writable(t: Tensor) -> None:

@@ -64,7 +64,8 @@ class FunctionNode:
     """The tape's node of one call of a Function; see tape.Node, whose interface it has."""
 
     __slots__ = (
-        "__weakref__", "ctx", "edges", "function", "hooks", "location", "number", "retained", "saved", "spent", "types",
+        "__weakref__", "ctx", "edges", "function", "hooks", "location",
+        "number", "retained", "saved", "spent", "types",
     )  # fmt: skip
 
     def __init__(self, function: type[Function], ctx: FunctionCtx, edges: list[Any], outs: Sequence[Any]):

@@ -13,6 +13,7 @@ from ..ir.types import canonical_dim
 from ..primitives import elementwise as E
 from ..primitives import index as I
 from ..primitives import movement as P
+from ..primitives import strided as S
 from ._registry import function
 from ._shapes import dims as _dims
 from ._shapes import sizes
@@ -128,7 +129,7 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
     a, b = (canonical_dim(d, input.ndim, op="diagonal") for d in (dim1, dim2))
     if a == b:
         raise ShapeError(f"dim1 and dim2 are both dimension {a}", op="diagonal")
-    return P.diagonal(input, offset=offset, dim1=a, dim2=b)
+    return S.diagonal(input, offset=offset, dim1=a, dim2=b)
 
 
 @function(module=False)
@@ -153,7 +154,7 @@ def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
         return self
     rows, columns = self.shape
     for top in range(0, rows if wrap and columns else 1, columns + 1):
-        fill_(P.diagonal(part(self, 0, top, rows), offset=0, dim1=0, dim2=1), fill_value)
+        fill_(S.diagonal(part(self, 0, top, rows), offset=0, dim1=0, dim2=1), fill_value)
     return self
 
 
@@ -174,7 +175,7 @@ def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -
     for d in sorted((a, b)):
         shape.insert(d, n)
     base = P.full(shape=tuple(shape), value=False if input.dtype.kind == "bool" else 0, dtype=input.dtype)
-    return P.update_diagonal(base, input, offset=offset, dim1=a, dim2=b)
+    return S.update_diagonal(base, input, offset=offset, dim1=a, dim2=b)
 
 
 @function
@@ -194,7 +195,7 @@ def diag(input: Tensor, diagonal: int = 0) -> Tensor:
             op="diag",
             hint="use diagonal() or diag_embed()",
         )
-    return E.copy(P.diagonal(input, offset=diagonal, dim1=0, dim2=1))
+    return E.copy(S.diagonal(input, offset=diagonal, dim1=0, dim2=1))
 
 
 @function
@@ -226,7 +227,7 @@ def as_strided(
         raise ShapeError(
             f"the memory of a tensor of shape {input.shape} is not in row order", op="as_strided", hint="clone() it"
         )
-    return P.as_strided(
+    return S.as_strided(
         here.root,
         shape=sizes((tuple(size),), "as_strided"),
         strides=sizes((tuple(stride),), "as_strided"),
@@ -257,10 +258,10 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     if not here.packed or any(s < 0 for s in here.strides):
         return _unfold_copy(input, dim, size, step, count)
     if not input.ndim:
-        return P.as_strided(here.root, shape=(size,), strides=(1,), offset=here.offset)
+        return S.as_strided(here.root, shape=(size,), strides=(1,), offset=here.offset)
     strides = (*here.strides[:dim], here.strides[dim] * step, *here.strides[dim + 1 :], here.strides[dim])
     shape = (*input.shape[:dim], count, *input.shape[dim + 1 :], size)
-    return P.as_strided(here.root, shape=shape, strides=strides, offset=here.offset)
+    return S.as_strided(here.root, shape=shape, strides=strides, offset=here.offset)
 
 
 def _unfold_copy(x: Tensor, dim: int, size: int, step: int, count: int) -> Tensor:

@@ -12,6 +12,7 @@ from ..primitives import elementwise as E
 from ..primitives import linalg as L
 from ..primitives import movement as P
 from ..primitives import reduce as R
+from ..primitives import strided as S
 from ._registry import function
 from .linalg import one_dtype
 
@@ -149,7 +150,7 @@ def _fit(x: Tensor, labels: tuple[Label, ...], sizes: dict[Label, int]) -> Term:
         while names.count(label) > 1:
             first = names.index(label)
             second = names.index(label, first + 1)
-            x = P.diagonal(x, offset=0, dim1=first, dim2=second)
+            x = S.diagonal(x, offset=0, dim1=first, dim2=second)
             names = [n for d, n in enumerate(names) if d not in (first, second)] + [label]
     keep = [d for d, label in enumerate(names) if x.shape[d] == sizes[label]]
     if len(keep) != len(names):

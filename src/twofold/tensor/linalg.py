@@ -13,6 +13,7 @@ from ..primitives import elementwise as E
 from ..primitives import linalg as L
 from ..primitives import movement as P
 from ..primitives import reduce as R
+from ..primitives import strided as S
 from ._registry import function
 from .promotion import float_dtype, matched, tensor_operand
 
@@ -320,7 +321,7 @@ def trace(input: Tensor) -> Tensor:
     tensor(3.)
     """
     _needs("trace", input, 2, "input")
-    diagonal = P.diagonal(input, offset=0, dim1=0, dim2=1)
+    diagonal = S.diagonal(input, offset=0, dim1=0, dim2=1)
     if diagonal.dtype.kind in ("bool", "int", "uint"):
         diagonal = matched("trace", diagonal, 0)[0]
     return R.sum(diagonal, dims=(0,), keepdim=False)
@@ -503,7 +504,7 @@ def corrcoef(input: Tensor) -> Tensor:
     c = cov(input)
     if not c.ndim:
         return E.div(c, c)
-    d = P.diagonal(c, offset=0, dim1=0, dim2=1)
+    d = S.diagonal(c, offset=0, dim1=0, dim2=1)
     scale = E.sqrt(E.real(d) if d.dtype.is_complex else d)
     if d.dtype.is_complex:
         scale = E.cast(scale, dtype=d.dtype)
