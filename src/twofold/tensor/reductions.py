@@ -191,7 +191,7 @@ def _extreme(
     if isinstance(dim, Tensor):
         return pairwise(x, dim)
     d = canonical_dim(dim, x.ndim, op=op)
-    indices = at(x, dim=d, keepdim=True)
+    indices = at(cast(x, uint8) if x.dtype is bool_ else x, dim=d, keepdim=True)
     return _picked(x, indices, d, keepdim)
 
 
