@@ -239,8 +239,14 @@ def _interpolate(ordered: Tensor, rank: Tensor, dim: int, interpolation: str) ->
     a = I.gather(ordered, E.cast(low, dtype=int64), dim=dim)
     b = I.gather(ordered, E.cast(high, dtype=int64), dim=dim)
     weight = 0.5 if interpolation == "midpoint" else rank - low
-    mixed = a + (b - a) * weight
-    return E.where(E.eq(low, high) | E.eq(a, b), a, mixed)  # keeps infinities
+    return E.where(E.eq(low, high) | E.eq(a, b), a, _mix(a, b, weight))  # keeps infinities
+
+
+def _mix(a: Tensor, b: Tensor, weight: Any) -> Tensor:
+    """From `a` to `b`, counted from the nearer one: exact at both ends."""
+    if not isinstance(weight, Tensor):
+        return b - (b - a) * weight
+    return E.where(E.lt(weight, 0.5), a + (b - a) * weight, b - (b - a) * (1.0 - weight))
 
 
 @function(dims=True)
