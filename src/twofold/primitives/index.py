@@ -508,7 +508,7 @@ def _places_of_torch(x: Any, indices: Any, dims: tuple[int, ...]) -> list[Any]:
 
 # The entries
 
-gather = Primitive(
+gather: Primitive = Primitive(
     "gather",
     type_rule=_gather_type,
     numpy=_gather,
@@ -528,7 +528,7 @@ gather = Primitive(
 )
 
 
-scatter = Primitive(
+scatter: Primitive = Primitive(
     "scatter",
     type_rule=_scatter_rule("scatter"),
     numpy=_scatter,
@@ -548,7 +548,7 @@ scatter = Primitive(
 )
 
 
-scatter_add = Primitive(
+scatter_add: Primitive = Primitive(
     "scatter_add",
     type_rule=_scatter_rule("scatter_add"),
     numpy=_scatter_add,

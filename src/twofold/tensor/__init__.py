@@ -13,6 +13,7 @@ from . import (  # noqa: F401  (each module fills the table of functions)
     einsum,
     elementwise,
     filling,
+    gathering,
     gradients,
     indexing,
     interop,
