@@ -43,9 +43,13 @@ class Group:
 
 def is_elementwise(node: Node) -> bool:
     """Whether a rule of `registers` computes it, on dtypes that registers hold."""
-    return node.prim.name in registers.RULES and all(
-        registers.supports(v.dtype) for v in (*node.inputs, *node.outputs)
-    )
+    name = node.prim.name
+    if name not in registers.RULES or not all(registers.supports(v.dtype) for v in (*node.inputs, *node.outputs)):
+        return False
+    dtype = node.inputs[-1].dtype
+    if name in registers.FLOAT_ONLY:
+        return dtype.is_floating_point and not (name == "pow" and dtype.itemsize == 8)
+    return True
 
 
 def is_reduction(node: Node) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,33 +19,14 @@ from .jit import Library, assembly, compile_text
 from .kernels.columns import ColumnsKernel
 from .kernels.contract import ContractKernel
 from .kernels.rows import RowsKernel
+from .kernels.table import LOWERINGS
 from .layout import MOVEMENT, Buffer, View, through_movement
+from .step import Step
 from .target import Target, host
 from .vmath import MATH
 
 _ALIGN = 64
 MAX_THREADS = 64
-
-
-@dataclass
-class Step:
-    """One kernel of a program, or a call of a primitive's NumPy reference.
-
-    Attributes:
-        kind: "rows", "contract" ... or "numpy".
-        nodes: what it computes.
-        chunks: independent pieces of work.
-    """
-
-    kind: str
-    nodes: list[Node]
-    chunks: int = 1
-    symbol: str = ""
-    buffers: tuple[Buffer, ...] = ()
-
-    def __str__(self) -> str:
-        names = " ".join(n.prim.name for n in self.nodes)
-        return f"{self.kind:<9} {self.chunks:>5} chunks  {names}"
 
 
 class Lowering:
@@ -229,6 +209,12 @@ class Lowering:
                 for v in node.outputs:
                     if v not in self.views:
                         self._new_view(v)
+                lower = LOWERINGS.get(node.prim.name)
+                if lower is not None and 0 not in group.shape:
+                    steps = lower(self, node, symbol)
+                    if steps is not None:
+                        self.steps.extend(steps)
+                        continue
                 for v in node.inputs:
                     self._view_of(v)
                 views = [self.views[v] for v in (*node.inputs, *node.outputs)]

@@ -223,3 +223,6 @@ RULES: dict[str, Rule] = {
     "where": lambda o, c, a, b: o.f.select(c, a, b),
     **{name: _math(name) for name in MATH},
 }
+
+# Rules that are written for floating types; integers go to the reference.
+FLOAT_ONLY = frozenset(MATH) | {"div", "sqrt", "rsqrt", "floor", "ceil", "trunc", "round", "copysign"}

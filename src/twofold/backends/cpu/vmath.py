@@ -1,16 +1,27 @@
-"""Transcendental functions on vectors, written in IR."""
+"""Transcendental functions on vectors, written in IR.
+
+float32 (and what is held as float32) is computed in double and rounded once, so its errors are
+barely above half a unit in the last place; float64 has its own error of one to two units. NaN
+stays NaN, infinities and signed zeros are those of IEEE 754. Clamping compares in an order in
+which a NaN passes.
+
+Sources: Cody & Waite 1980, "Software Manual for the Elementary Functions" (range reduction);
+Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 1.14.1 (log1p).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from ...primitives._special import _ERF, _ERF32_BOTTOM, _ERF32_TOP, _ERFC
 from .emit import Function, Val, element, vector
 
 _LN2 = math.log(2)
+_LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 
 
-def _poly(f: Function, x: Val, coefficients: list[float]) -> Val:
+def _poly(f: Function, x: Val, coefficients: Sequence[float]) -> Val:
     """Horner's scheme with fused multiply-adds, highest power first."""
     r = f.const(coefficients[0], x.ty)
     for c in coefficients[1:]:
@@ -18,60 +29,72 @@ def _poly(f: Function, x: Val, coefficients: list[float]) -> Val:
     return r
 
 
-def _in_double(fn: Callable[[Function, Val], Val]) -> Callable[[Function, Val], Val]:
-    """Evaluate a float function in double: exact range reduction, one rounding at the end."""
-
-    def call(f: Function, x: Val) -> Val:
-        ty = x.ty
-        e, _ = element(ty)
-        if e == "double":
-            return fn(f, x)
-        return f.convert("fptrunc", fn(f, f.convert("fpext", x, "double")), "float")
-
-    return call
+def _clamp(f: Function, x: Val, low: float, high: float) -> Val:
+    x = f.select(f.fcmp("olt", x, f.const(low, x.ty)), f.const(low, x.ty), x)
+    return f.select(f.fcmp("ogt", x, f.const(high, x.ty)), f.const(high, x.ty), x)
 
 
-def _exp(f: Function, x: Val) -> Val:
-    ty = x.ty
-    lo, hi = f.const(-746.0, ty), f.const(710.0, ty)
-    c = f.select(f.fcmp("olt", x, lo), lo, x)
-    c = f.select(f.fcmp("ogt", c, hi), hi, c)  # in an order that keeps NaN
-    n = f.intrinsic("rint", [f.op("fmul", c, f.const(1 / _LN2, ty))])
-    r = f.intrinsic("fma", [n, f.const(-6.93147180369123816490e-01, ty), c])
-    r = f.intrinsic("fma", [n, f.const(-1.90821492927058770002e-10, ty), r])
-    p = _poly(f, r, [1 / math.factorial(k) for k in range(13, -1, -1)])
-    _, lanes = element(ty)
+def _fneg(f: Function, x: Val) -> Val:
+    return f.value(f"fneg {x}", x.ty)
+
+
+def _fabs(f: Function, x: Val) -> Val:
+    return f.intrinsic("fabs", [x])
+
+
+def _scale(f: Function, p: Val, n: Val) -> Val:
+    """p * 2**n in two steps, so that results near overflow and denormal ones are right."""
+    _, lanes = element(p.ty)
     ity = vector("i64", lanes)
-    finite = f.select(f.fcmp("uno", x, x), f.const(0, ty), n)
-    whole = f.convert("fptosi", finite, "i64")
+    whole = f.convert("fptosi", f.select(f.fcmp("uno", n, n), f.const(0, n.ty), n), "i64")
     half = f.op("ashr", whole, f.const(1, ity))
-    rest = f.op("sub", whole, half)
-    for part in (half, rest):
+    for part in (half, f.op("sub", whole, half)):
         bits = f.op("shl", f.op("add", part, f.const(1023, ity)), f.const(52, ity))
         p = f.op("fmul", p, f.convert("bitcast", bits, "double"))
     return p
 
 
-def _log(f: Function, x: Val) -> Val:
+def _split(f: Function, x: Val) -> tuple[Val, Val]:
+    """x = n ln 2 + r with |r| <= ln 2 / 2."""
+    n = f.intrinsic("rint", [f.op("fmul", x, f.const(1 / _LN2, x.ty))])
+    r = f.intrinsic("fma", [n, f.const(-_LN2_HIGH, x.ty), x])
+    return n, f.intrinsic("fma", [n, f.const(-_LN2_LOW, x.ty), r])
+
+
+def _exp(f: Function, x: Val, exact: bool) -> Val:
+    """Taylor's series on the reduced argument: degree 13 for float64, 7 for float32."""
+    n, r = _split(f, _clamp(f, x, -746.0, 710.0))
+    return _scale(f, _poly(f, r, [1 / math.factorial(k) for k in range(13 if exact else 8, -1, -1)]), n)
+
+
+def _expm1(f: Function, x: Val, exact: bool) -> Val:
+    one = f.const(1.0, x.ty)
+    small = f.op("fmul", x, _poly(f, x, [1 / math.factorial(k) for k in range(16 if exact else 11, 0, -1)]))
+    large = f.op("fsub", _exp(f, x, exact), one)
+    return f.select(f.fcmp("olt", _fabs(f, x), f.const(0.5, x.ty)), small, large)
+
+
+def _log(f: Function, x: Val, exact: bool) -> Val:
+    """log x = e ln 2 + 2 artanh(s), s = (m - 1) / (m + 1), with m in [sqrt(1/2), sqrt(2))."""
     ty = x.ty
     _, lanes = element(ty)
     ity = vector("i64", lanes)
     tiny = f.fcmp("olt", x, f.const(2.2250738585072014e-308, ty))
     scaled = f.select(tiny, f.op("fmul", x, f.const(2.0**54, ty)), x)
     bits = f.convert("bitcast", scaled, "i64")
-    off = f.op("sub", bits, f.const(0x3FE6A09E667F3BCD, ity))  # mantissa in [sqrt(1/2), sqrt(2))
+    off = f.op("sub", bits, f.const(0x3FE6A09E667F3BCD, ity))
     exponent = f.op("ashr", off, f.const(52, ity))
-    mantissa = f.convert("bitcast", f.op("sub", bits, f.op("shl", exponent, f.const(52, ity))), "double")
+    m = f.convert("bitcast", f.op("sub", bits, f.op("shl", exponent, f.const(52, ity))), "double")
     e = f.convert("sitofp", exponent, "double")
     e = f.op("fsub", e, f.select(tiny, f.const(54.0, ty), f.const(0.0, ty)))
     one = f.const(1.0, ty)
-    u = f.op("fsub", mantissa, one)
-    s = f.op("fdiv", u, f.op("fadd", mantissa, one))
+    u = f.op("fsub", m, one)
+    s = f.op("fdiv", u, f.op("fadd", m, one))
     s2 = f.op("fmul", s, s)
-    tail = _poly(f, s2, [2 / k for k in range(21, 2, -2)])
-    low = f.op("fmul", f.op("fmul", s, s2), tail)
-    main = f.op("fadd", f.op("fadd", s, s), low)
-    r = f.intrinsic("fma", [e, f.const(_LN2, ty), main])
+    tail = f.op("fmul", s2, _poly(f, s2, [2 / k for k in range(23 if exact else 13, 2, -2)]))
+    # u - s (u - tail) is log m with the rounding of s made up for
+    low = f.intrinsic("fma", [e, f.const(_LN2_LOW, ty), _fneg(f, f.op("fmul", s, f.op("fsub", u, tail)))])
+    r = f.intrinsic("fma", [e, f.const(_LN2_HIGH, ty), f.op("fadd", u, low)])
     zero, inf = f.const(0.0, ty), f.const(math.inf, ty)
     r = f.select(f.fcmp("oeq", x, zero), f.const(-math.inf, ty), r)
     r = f.select(f.fcmp("oeq", x, inf), inf, r)
@@ -79,13 +102,94 @@ def _log(f: Function, x: Val) -> Val:
     return f.select(f.fcmp("uno", x, x), x, r)
 
 
-def _sigmoid(f: Function, x: Val) -> Val:
+def _log1p(f: Function, x: Val, exact: bool) -> Val:
+    """log(1 + x) + (x - ((1 + x) - 1)) / (1 + x): the second term is what rounding 1 + x lost."""
+    ty = x.ty
+    one = f.const(1.0, ty)
+    u = f.op("fadd", one, x)
+    lost = f.op("fdiv", f.op("fsub", x, f.op("fsub", u, one)), u)
+    r = f.op("fadd", _log(f, u, exact), lost)
+    finite = f.fcmp("olt", _fabs(f, u), f.const(math.inf, ty))
+    r = f.select(finite, r, _log(f, u, exact))
+    r = f.select(f.fcmp("oeq", u, f.const(0.0, ty)), f.const(-math.inf, ty), r)
+    return f.select(f.fcmp("oeq", x, f.const(0.0, ty)), x, r)
+
+
+def _tanh(f: Function, x: Val, exact: bool) -> Val:
+    """expm1(2|x|) / (expm1(2|x|) + 2), with x's sign."""
+    e = _expm1(f, _clamp(f, f.op("fmul", _fabs(f, x), f.const(2.0, x.ty)), 0.0, 44.0), exact)
+    r = f.op("fdiv", e, f.op("fadd", e, f.const(2.0, x.ty)))
+    return f.intrinsic("copysign", [r, x])
+
+
+def _sigmoid(f: Function, x: Val, exact: bool) -> Val:
     one = f.const(1.0, x.ty)
-    return f.op("fdiv", one, f.op("fadd", one, _exp(f, f.value(f"fneg {x}", x.ty))))
+    return f.op("fdiv", one, f.op("fadd", one, _exp(f, _fneg(f, x), exact)))
 
 
+def _erf(f: Function, x: Val, exact: bool) -> Val:
+    if not exact:
+        near = _clamp(f, x, -4.0, 4.0)
+        u = f.intrinsic("fma", [f.op("fmul", near, near), f.const(1 / 8, x.ty), f.const(-1.0, x.ty)])
+        top, bottom = _poly(f, u, _ERF32_TOP[::-1]), _poly(f, u, _ERF32_BOTTOM[::-1])
+        r = f.op("fmul", near, f.op("fdiv", top, bottom))
+        return _clamp(f, r, -1.0, 1.0)
+    ty = x.ty
+    one, size = f.const(1.0, ty), _fabs(f, x)
+    u = f.intrinsic("fma", [f.const(2.0, ty), f.op("fmul", x, x), f.const(-1.0, ty)])
+    small = f.op("fmul", x, _poly(f, u, _ERF[::-1]))
+    a = _clamp(f, size, 1.0, 30.0)
+    three = f.const(3.0, ty)
+    t = f.op("fdiv", f.op("fsub", a, three), f.op("fadd", a, three))
+    t = f.op("fmul", f.op("fsub", t, f.const(0.25, ty)), f.const(4 / 3, ty))
+    series = f.op("fdiv", _poly(f, t, _ERFC[::-1]), f.intrinsic("fma", [f.const(2.0, ty), a, one]))
+    tail = f.op("fmul", series, _exp(f, _fneg(f, f.op("fmul", a, a)), exact))
+    large = f.intrinsic("copysign", [f.op("fsub", one, tail), x])
+    return f.select(f.fcmp("ogt", size, one), large, small)
+
+
+def _in_double(fn: Callable[[Function, Val, bool], Val]) -> Callable[[Function, Val], Val]:
+    def call(f: Function, x: Val) -> Val:
+        e, _ = element(x.ty)
+        if e == "double":
+            return fn(f, x, True)
+        return f.convert("fptrunc", fn(f, f.convert("fpext", x, "double"), False), "float")
+
+    return call
+
+
+def _pow(f: Function, x: Val, y: Val) -> Val:
+    """exp(y log|x|), with the sign of an odd power; IEEE 754's special cases."""
+    e, lanes = element(x.ty)
+    exact = e == "double"
+    a, b = (x, y) if exact else (f.convert("fpext", x, "double"), f.convert("fpext", y, "double"))
+    ty = a.ty
+    zero, one, inf = f.const(0.0, ty), f.const(1.0, ty), f.const(math.inf, ty)
+    size = _fabs(f, a)
+    r = _exp(f, f.op("fmul", b, _log(f, size, exact)), exact)
+    whole = f.fcmp("oeq", f.intrinsic("floor", [b]), b)
+    half = f.op("fmul", b, f.const(0.5, ty))
+    odd = f.op("and", whole, f.fcmp("one", f.intrinsic("floor", [half]), half))
+    negative = f.fcmp("olt", f.intrinsic("copysign", [one, a]), zero)
+    signed = f.select(f.op("and", odd, negative), _fneg(f, r), r)
+    below = f.fcmp("olt", a, zero)
+    finite = f.fcmp("olt", size, inf)
+    fractional = f.op("and", f.op("and", below, finite), f.fcmp("one", f.intrinsic("floor", [b]), b))
+    r = f.select(fractional, f.const(math.nan, ty), signed)
+    r = f.select(f.op("and", f.fcmp("oeq", size, one), f.fcmp("oeq", _fabs(f, b), inf)), one, r)
+    r = f.select(f.op("or", f.fcmp("oeq", a, one), f.fcmp("oeq", b, zero)), one, r)
+    return r if exact else f.convert("fptrunc", r, "float")
+
+
+# In order of use in models. Of float64, pow has an error that grows with |y log x|, so it stays
+# with the reference there; see `supports`.
 MATH: dict[str, Callable[..., Val]] = {
     "exp": _in_double(_exp),
     "log": _in_double(_log),
     "sigmoid": _in_double(_sigmoid),
+    "tanh": _in_double(_tanh),
+    "erf": _in_double(_erf),
+    "expm1": _in_double(_expm1),
+    "log1p": _in_double(_log1p),
+    "pow": _pow,
 }

@@ -1,7 +1,8 @@
 """Passes: functions from Graph to Graph, each with one verb for a name. None imports another."""
 
 from .canonicalize import canonicalize
+from .fold import fold
 from .prune import prune
 from .share import share
 
-__all__ = ["canonicalize", "prune", "share"]
+__all__ = ["canonicalize", "fold", "prune", "share"]

@@ -1,0 +1,18 @@
+"""Which primitives, besides those that are fused, have a kernel of their own.
+
+An entry is `lower(lowering, node, symbol) -> list of steps, or None` when it can't take this node
+(the reference is called then). Inputs are read through `lowering.views[value]`, strided as they are;
+the views of the outputs exist, row-major. Further buffers come from `lowering.buffer("temp", ...)`.
+Functions are added to `lowering.module` under names that begin with `symbol`, with the signature
+`(ptr args, i64 first, i64 last, i64 worker)`: they compute the chunks first..last-1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ....ir.graph import Node
+from ..step import Step
+
+LOWERINGS: dict[str, Callable[[Any, Node, str], list[Step] | None]] = {}
