@@ -65,14 +65,14 @@ class MultiheadAttention(Module):
             raise ValueError("embed_dim must be divisible by num_heads")
         same = self._qkv_same_embed_dim
         e = embed_dim
-        self.register_parameter("q_proj_weight", None if same else empty_parameter((e, e), dtype))
-        self.register_parameter("k_proj_weight", None if same else empty_parameter((e, self.kdim), dtype))
-        self.register_parameter("v_proj_weight", None if same else empty_parameter((e, self.vdim), dtype))
-        self.register_parameter("in_proj_weight", empty_parameter((3 * e, e), dtype) if same else None)
-        self.register_parameter("in_proj_bias", empty_parameter((3 * e,), dtype) if bias else None)
-        self.out_proj = NonDynamicallyQuantizableLinear(e, e, bias=bias, dtype=dtype)
-        self.register_parameter("bias_k", empty_parameter((1, 1, e), dtype) if add_bias_kv else None)
-        self.register_parameter("bias_v", empty_parameter((1, 1, e), dtype) if add_bias_kv else None)
+        self.register_parameter("q_proj_weight", None if same else empty_parameter((e, e), dtype, device))
+        self.register_parameter("k_proj_weight", None if same else empty_parameter((e, self.kdim), dtype, device))
+        self.register_parameter("v_proj_weight", None if same else empty_parameter((e, self.vdim), dtype, device))
+        self.register_parameter("in_proj_weight", empty_parameter((3 * e, e), dtype, device) if same else None)
+        self.register_parameter("in_proj_bias", empty_parameter((3 * e,), dtype, device) if bias else None)
+        self.out_proj = NonDynamicallyQuantizableLinear(e, e, bias=bias, dtype=dtype, device=device)
+        self.register_parameter("bias_k", empty_parameter((1, 1, e), dtype, device) if add_bias_kv else None)
+        self.register_parameter("bias_v", empty_parameter((1, 1, e), dtype, device) if add_bias_kv else None)
         self.add_zero_attn = add_zero_attn
         self._reset_parameters()
 

@@ -38,6 +38,7 @@ class _ConvNd(Module):
         bias: bool,
         padding_mode: str,
         dtype: Any,
+        device: Any,
     ):
         super().__init__()
         name, n = type(self).__name__, self._n
@@ -60,9 +61,9 @@ class _ConvNd(Module):
         self.padding_mode = padding_mode
         self._check_padding()
         first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
-        self.weight = empty_parameter((first, second // groups, *self.kernel_size), dtype)
+        self.weight = empty_parameter((first, second // groups, *self.kernel_size), dtype, device)
         if bias:
-            self.bias = empty_parameter((out_channels,), dtype)
+            self.bias = empty_parameter((out_channels,), dtype, device)
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()
@@ -158,7 +159,18 @@ class _Conv(_ConvNd):
         dtype: Any = None,
     ):
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, 0, groups, bias, padding_mode, dtype
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            0,
+            groups,
+            bias,
+            padding_mode,
+            dtype,
+            device,
         )
 
     def forward(self, input: Tensor) -> Tensor:
@@ -262,6 +274,7 @@ class _ConvTranspose(_ConvNd):
             bias,
             padding_mode,
             dtype,
+            device,
         )
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:

@@ -29,6 +29,7 @@ class _EmbeddingTable(Module):
         weight: Tensor | None,
         freeze: bool,
         dtype: Any,
+        device: Any,
     ) -> None:
         name = type(self).__name__
         if sparse:
@@ -40,7 +41,7 @@ class _EmbeddingTable(Module):
         self.max_norm, self.norm_type = max_norm, norm_type
         self.scale_grad_by_freq, self.sparse = scale_grad_by_freq, sparse
         if weight is None:
-            self.weight = empty_parameter((num_embeddings, embedding_dim), dtype)
+            self.weight = empty_parameter((num_embeddings, embedding_dim), dtype, device)
             self.reset_parameters()
         else:
             if weight.shape != (num_embeddings, embedding_dim):
@@ -107,6 +108,7 @@ class Embedding(_EmbeddingTable):
             _weight,
             _freeze,
             dtype,
+            device,
         )
 
     @classmethod
@@ -178,6 +180,7 @@ class EmbeddingBag(_EmbeddingTable):
             _weight,
             False,
             dtype,
+            device,
         )
 
     @classmethod

@@ -60,9 +60,9 @@ class Linear(Module):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.weight = empty_parameter((out_features, in_features), dtype)
+        self.weight = empty_parameter((out_features, in_features), dtype, device)
         if bias:
-            self.bias = empty_parameter((out_features,), dtype)
+            self.bias = empty_parameter((out_features,), dtype, device)
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()
@@ -124,9 +124,9 @@ class Bilinear(Module):
         if in1_features <= 0:
             raise ValueError(f"in1_features must be > 0, but got {in1_features}")
         self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features
-        self.weight = empty_parameter((out_features, in1_features, in2_features), dtype)
+        self.weight = empty_parameter((out_features, in1_features, in2_features), dtype, device)
         if bias:
-            self.bias = empty_parameter((out_features,), dtype)
+            self.bias = empty_parameter((out_features,), dtype, device)
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()

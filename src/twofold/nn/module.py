@@ -10,6 +10,7 @@ from ..autodiff.bind import no_record
 from ..autodiff.handle import Tensor, mode
 from ..ir.dtypes import DType, as_dtype, bfloat16, float16, float32, float64
 from ..ir.errors import DTypeError, TwofoldError
+from ..tensor.device import Device, check_device
 from .hooks import BackwardHooks, RemovableHandle, add_hook
 from .parameter import Buffer, Parameter
 from .state import load_state, save_state
@@ -343,6 +344,15 @@ class Module:
             raise AttributeError(f"`{name}` is not {what}")
         return value
 
+    def set_submodule(self, target: str, module: Module) -> None:
+        """Replace the submodule at a dotted path.
+
+        Raises: AttributeError when a step of the path is missing or is no module.
+        """
+        self.get_submodule(target)
+        path, _, name = target.rpartition(".")
+        setattr(self.get_submodule(path), name, module)
+
     # Changing -----------------------------------------------------------------------------------
 
     def apply(self: Self, fn: Callable[[Module], None]) -> Self:
@@ -445,6 +455,15 @@ class Module:
 
     def cpu(self: Self) -> Self:
         """The module itself: its tensors are in the memory of the CPU."""
+        return self
+
+    def cuda(self: Self, device: Any = None) -> Self:
+        """Raises: TwofoldError, for tensors live in the memory of the CPU."""
+        check_device("cuda")
+        return self
+
+    def share_memory(self: Self) -> Self:
+        """The module itself: threads share its memory anyway."""
         return self
 
     # State --------------------------------------------------------------------------------------
@@ -575,25 +594,16 @@ def _indent(text: str, spaces: int = 2) -> str:
 def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> DType | None:
     """The dtype among the arguments of `Module.to`; checks the device."""
     dtype = kwargs.get("dtype")
-    devices = [kwargs["device"]] if kwargs.get("device") is not None else []
+    check_device(kwargs.get("device"))
     for a in args:
         if isinstance(a, Tensor):
             dtype = a.dtype
         elif isinstance(a, DType):
             dtype = a
-        elif isinstance(a, (str, int)) and not isinstance(a, bool):
-            devices.append(a)
+        elif isinstance(a, (str, Device)):
+            check_device(a)
         elif a is not None and not isinstance(a, bool):
-            if str(a).startswith("cpu"):
-                continue
             dtype = as_dtype(a)
-    for device in devices:
-        if not str(device).startswith("cpu"):
-            raise TwofoldError(
-                f"there is no device {device!r}: tensors live in the memory of the CPU",
-                op="to",
-                hint='remove the call, or use "cpu"',
-            )
     return None if dtype is None else as_dtype(dtype)
 
 

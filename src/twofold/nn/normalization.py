@@ -31,15 +31,19 @@ class _NormBase(Module):
         affine: bool,
         track_running_stats: bool,
         dtype: Any,
+        bias: bool,
+        device: Any,
     ):
         super().__init__()
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
-        self.register_parameter("weight", empty_parameter((num_features,), dtype) if affine else None)
-        self.register_parameter("bias", empty_parameter((num_features,), dtype) if affine else None)
+        self.register_parameter("weight", empty_parameter((num_features,), dtype, device) if affine else None)
+        self.register_parameter(
+            "bias", empty_parameter((num_features,), dtype, device) if affine and bias else None
+        )
         track = track_running_stats
-        self.register_buffer("running_mean", filled((num_features,), 0, dtype) if track else None)
-        self.register_buffer("running_var", filled((num_features,), 1, dtype) if track else None)
+        self.register_buffer("running_mean", filled((num_features,), 0, dtype, device) if track else None)
+        self.register_buffer("running_var", filled((num_features,), 1, dtype, device) if track else None)
         self.register_buffer("num_batches_tracked", M.full(shape=(), value=0, dtype=int64) if track else None)
         self.reset_parameters()
 
@@ -54,8 +58,9 @@ class _NormBase(Module):
     def reset_parameters(self) -> None:
         """Weight 1, bias 0, and the statistics forgotten."""
         self.reset_running_stats()
-        if self.affine:
+        if self.weight is not None:
             ones_(self.weight)
+        if self.bias is not None:
             zeros_(self.bias)
 
     def _check(self, input: Tensor) -> None:
@@ -90,7 +95,7 @@ class _NormBase(Module):
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
 
 
@@ -104,8 +109,9 @@ class _BatchNorm(_NormBase):
         track_running_stats: bool = True,
         device: Any = None,
         dtype: Any = None,
+        bias: bool = True,
     ):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias, device)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
@@ -184,8 +190,9 @@ class _InstanceNorm(_NormBase):
         track_running_stats: bool = False,
         device: Any = None,
         dtype: Any = None,
+        bias: bool = True,
     ):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias, device)
 
     def _channel_dim(self, input: Tensor) -> int:
         return input.ndim - self._ndims[0]  # 0 without a batch
@@ -280,8 +287,10 @@ class LayerNorm(Module):
         super().__init__()
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
-        self.register_parameter("weight", empty_parameter(shape, dtype) if elementwise_affine else None)
-        self.register_parameter("bias", empty_parameter(shape, dtype) if elementwise_affine and bias else None)
+        self.register_parameter("weight", empty_parameter(shape, dtype, device) if elementwise_affine else None)
+        self.register_parameter(
+            "bias", empty_parameter(shape, dtype, device) if elementwise_affine and bias else None
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -295,7 +304,10 @@ class LayerNorm(Module):
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "
+            f"bias={self.bias is not None}"
+        )
 
 
 class RMSNorm(Module):
@@ -319,7 +331,7 @@ class RMSNorm(Module):
         super().__init__()
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
-        self.register_parameter("weight", empty_parameter(shape, dtype) if elementwise_affine else None)
+        self.register_parameter("weight", empty_parameter(shape, dtype, device) if elementwise_affine else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -327,8 +339,8 @@ class RMSNorm(Module):
         if self.weight is not None:
             ones_(self.weight)
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
@@ -354,19 +366,23 @@ class GroupNorm(Module):
         affine: bool = True,
         device: Any = None,
         dtype: Any = None,
+        bias: bool = True,
     ):
         super().__init__()
         if num_channels % num_groups != 0:
             raise ValueError(f"num_channels ({num_channels}) must be divisible by num_groups ({num_groups})")
         self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
-        self.register_parameter("weight", empty_parameter((num_channels,), dtype) if affine else None)
-        self.register_parameter("bias", empty_parameter((num_channels,), dtype) if affine else None)
+        self.register_parameter("weight", empty_parameter((num_channels,), dtype, device) if affine else None)
+        self.register_parameter(
+            "bias", empty_parameter((num_channels,), dtype, device) if affine and bias else None
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0."""
-        if self.affine:
+        if self.weight is not None:
             ones_(self.weight)
+        if self.bias is not None:
             zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -380,7 +396,7 @@ class GroupNorm(Module):
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, bias={self.bias is not None}"
 
 
 class LocalResponseNorm(Module):

@@ -132,13 +132,13 @@ class RNNBase(Module):
         for layer in range(num_layers):
             size = input_size if layer == 0 else out * directions
             for suffix in self._suffixes(layer):
-                setattr(self, f"weight_ih{suffix}", empty_parameter((width, size), dtype))
-                setattr(self, f"weight_hh{suffix}", empty_parameter((width, out), dtype))
+                setattr(self, f"weight_ih{suffix}", empty_parameter((width, size), dtype, device))
+                setattr(self, f"weight_hh{suffix}", empty_parameter((width, out), dtype, device))
                 if bias:
-                    setattr(self, f"bias_ih{suffix}", empty_parameter((width,), dtype))
-                    setattr(self, f"bias_hh{suffix}", empty_parameter((width,), dtype))
+                    setattr(self, f"bias_ih{suffix}", empty_parameter((width,), dtype, device))
+                    setattr(self, f"bias_hh{suffix}", empty_parameter((width,), dtype, device))
                 if proj_size:
-                    setattr(self, f"weight_hr{suffix}", empty_parameter((proj_size, hidden_size), dtype))
+                    setattr(self, f"weight_hr{suffix}", empty_parameter((proj_size, hidden_size), dtype, device))
         self.reset_parameters()
 
     def _suffixes(self, layer: int) -> list[str]:
@@ -285,6 +285,7 @@ class RNN(RNNBase):
             batch_first,
             dropout,
             bidirectional,
+            device=device,
             dtype=dtype,
         )
 
@@ -324,6 +325,7 @@ class LSTM(RNNBase):
             dropout,
             bidirectional,
             proj_size,
+            device=device,
             dtype=dtype,
         )
 
@@ -353,7 +355,16 @@ class GRU(RNNBase):
         dtype: Any = None,
     ):
         super().__init__(
-            "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype
+            "GRU",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device=device,
+            dtype=dtype,
         )
 
 
@@ -363,14 +374,14 @@ class RNNCellBase(Module):
     _step: Any
     _states = 1
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool, num_chunks: int, dtype: Any):
+    def __init__(self, input_size: int, hidden_size: int, bias: bool, num_chunks: int, device: Any, dtype: Any):
         super().__init__()
         self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
         width = num_chunks * hidden_size
-        self.weight_ih = empty_parameter((width, input_size), dtype)
-        self.weight_hh = empty_parameter((width, hidden_size), dtype)
-        self.register_parameter("bias_ih", empty_parameter((width,), dtype) if bias else None)
-        self.register_parameter("bias_hh", empty_parameter((width,), dtype) if bias else None)
+        self.weight_ih = empty_parameter((width, input_size), dtype, device)
+        self.weight_hh = empty_parameter((width, hidden_size), dtype, device)
+        self.register_parameter("bias_ih", empty_parameter((width,), dtype, device) if bias else None)
+        self.register_parameter("bias_hh", empty_parameter((width,), dtype, device) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -428,7 +439,7 @@ class RNNCell(RNNCellBase):
     ):
         if nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {nonlinearity}")
-        super().__init__(input_size, hidden_size, bias, 1, dtype)
+        super().__init__(input_size, hidden_size, bias, 1, device, dtype)
         self.nonlinearity = nonlinearity
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
@@ -449,7 +460,7 @@ class LSTMCell(RNNCellBase):
     _states = 2
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None):
-        super().__init__(input_size, hidden_size, bias, 4, dtype)
+        super().__init__(input_size, hidden_size, bias, 4, device, dtype)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> State:
         return self._next(input, hx, lstm_step)
@@ -466,7 +477,7 @@ class GRUCell(RNNCellBase):
     """
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None):
-        super().__init__(input_size, hidden_size, bias, 3, dtype)
+        super().__init__(input_size, hidden_size, bias, 3, device, dtype)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         return self._next(input, hx, gru_step)[0]
