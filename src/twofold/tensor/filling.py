@@ -60,10 +60,12 @@ def _constant(name: str, value: int, what: str, text: str) -> Callable[..., Tens
         return made(lambda: movement.full(shape=shape, value=value, dtype=kind), device, requires_grad)
 
     def with_size(*args: Any, size: Any = None, **kwargs: Any) -> Tensor:
-        return call(*args, **kwargs) if size is None else call(*size, **kwargs)
+        if not args and size is None:
+            raise ShapeError("no size was given", op=name, hint=f"{name}(()) makes a 0-d tensor")
+        return call(*args, **kwargs) if size is None else call(size, **kwargs)
 
     def like(input: Tensor, *, dtype: Any = None, **kwargs: Any) -> Tensor:
-        return call(*tensor_operand(input, name + "_like").shape, dtype=_dtype(dtype, input.dtype), **kwargs)
+        return call(tensor_operand(input, name + "_like").shape, dtype=_dtype(dtype, input.dtype), **kwargs)
 
     def new(self: Tensor, *size: Any, dtype: Any = None, **kwargs: Any) -> Tensor:
         return with_size(*size, dtype=_dtype(dtype, self.dtype), **kwargs)
