@@ -28,6 +28,7 @@ from . import (  # noqa: F401  (each module fills the table of functions)
     reductions,
     running,
     sampling,
+    saving,
     sorting,
     statistics,
 )
