@@ -99,7 +99,13 @@ def two_steps(key, ndim):
 
 def numpy_read(x, key):
     first, second = two_steps(key, x.ndim)
-    return x[first][second]
+    part, dim = x[first], 0
+    for k in second:
+        mask = isinstance(k, np.ndarray) and k.dtype == bool
+        if mask and k.shape != part.shape[dim : dim + k.ndim]:
+            raise IndexError("NumPy takes an empty mask anywhere")
+        dim += k.ndim if mask else 1
+    return part[second]
 
 
 def mine(key, seed=0):
@@ -296,6 +302,13 @@ def test_reading_keeps_only_the_index_alive():
     h.mul_(5)  # the derivative of y does not need h
     y.sum().backward()
     assert x.grad.tolist() == [1, 0, 1]
+
+
+def test_tensors_without_a_place_of_their_own_are_not_written():
+    for x in (tw.zeros(1, 3).expand(2, 3), tw.zeros(4).as_strided((2, 3), (1, 1))):
+        for key in (0, [0], T([True, False]), (0, T([0]))):
+            with pytest.raises(AutogradError, match="share one place"):
+                x[key] = 1.0
 
 
 # --- errors --------------------------------------------------------------------------------------

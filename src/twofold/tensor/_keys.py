@@ -82,69 +82,104 @@ def plan(shape: Shape, key: Any) -> Plan:
 
     Raises: OutOfBoundsError, ShapeError or DTypeError with what is wrong with the key.
     """
-    items = [_item(k) for k in (key if key.__class__ is tuple else (key,))]
-    items = _without_ellipsis(items, shape)
-    out = Plan()
-    starts, stops, steps, sizes = [], [], [], []
-    whole = plain = True
-    found: list[tuple[int, Any]] = []  # (dimension of the result, index tensor)
-    dim = 0
-    for item in items:
-        if item is None or item.__class__ is bool:
-            plain = False
-            if item is not None:
-                found.append((len(sizes), constant(np.zeros(int(item), np.int64))))
-            sizes.append(1)
-            continue
-        if item.__class__ is int:
-            n = shape[dim]
-            if not -n <= item < n:
-                raise OutOfBoundsError(
-                    f"index {item} is out of bounds for dimension {dim} of size {n} (shape {shape})",
-                    op="index",
-                    hint=f"indices must be between {-n} and {n - 1}" if n else "the dimension is empty",
-                )
-            item = item % n
-            starts.append(item)
-            stops.append(item + 1)
-            steps.append(1)
-            whole = plain = False
-        elif item.__class__ is slice:
-            n = shape[dim]
-            a, b, s = _bounds(item, n)
-            starts.append(a)
-            stops.append(b)
-            steps.append(s)
-            if a != 0 or b != n or s != 1:
-                whole = False
-            sizes.append(len(range(a, b, s)))
+    reader = _Reader(shape)
+    for item in _without_ellipsis([_item(k) for k in (key if key.__class__ is tuple else (key,))], shape):
+        if item.__class__ is slice:
+            reader.cut(item)
+        elif item.__class__ is int:
+            reader.pick(item)
+        elif item is None or item.__class__ is bool:
+            reader.insert(item)
         elif item.dtype is bool_:
-            check_mask(item, shape, dim)
-            found.append((len(sizes), item))
-            covered = shape[dim : dim + item.ndim] if item.ndim else (1,)
-            sizes.extend(covered)
-            if item.ndim:
-                starts.extend([0] * item.ndim)
-                stops.extend(covered)
-                steps.extend([1] * item.ndim)
-            else:
-                plain = False
-            dim += item.ndim
-            continue
+            reader.mask(item)
         else:
-            starts.append(0)
-            stops.append(shape[dim])
-            steps.append(1)
-            found.append((len(sizes), item))
-            sizes.append(shape[dim])
-        dim += 1
-    if not whole:
-        out.start, out.stop, out.step = tuple(starts), tuple(stops), tuple(steps)
-    if not plain:
-        out.shape = tuple(sizes)
-    if found:
-        _place(out, found)
-    return out
+            reader.tensor(item)
+    return reader.plan()
+
+
+class _Reader:
+    """Reads a key from left to right, collecting what makes a `Plan`."""
+
+    __slots__ = ("dim", "found", "reshaped", "shape", "sizes", "sliced", "start", "step", "stop")
+
+    def __init__(self, shape: Shape):
+        self.shape = shape
+        self.dim = 0  # the dimension that the next item is for
+        self.start: list[int] = []
+        self.stop: list[int] = []
+        self.step: list[int] = []
+        self.sizes: list[int] = []  # of the result of slice and reshape
+        self.found: list[tuple[int, Tensor]] = []  # (dimension of that result, index tensor)
+        self.sliced = self.reshaped = False
+
+    def whole(self, sizes: Shape) -> None:
+        """Take the next dimensions as they are."""
+        self.start += [0] * len(sizes)
+        self.stop += sizes
+        self.step += [1] * len(sizes)
+        self.sizes += sizes
+        self.dim += len(sizes)
+
+    def cut(self, item: slice) -> None:
+        """`a:b:c`"""
+        n = self.shape[self.dim]
+        a, b, step = (0, n, 1) if item is _FULL else _bounds(item, n)
+        self.start.append(a)
+        self.stop.append(b)
+        self.step.append(step)
+        self.sizes.append(len(range(a, b, step)))
+        self.dim += 1
+        if a != 0 or b != n or step != 1:
+            self.sliced = True
+
+    def pick(self, item: int) -> None:
+        """A plain integer."""
+        n = self.shape[self.dim]
+        if not -n <= item < n:
+            raise OutOfBoundsError(
+                f"index {item} is out of bounds for dimension {self.dim} of size {n} (shape {self.shape})",
+                op="index",
+                hint=f"indices must be between {-n} and {n - 1}" if n else "the dimension is empty",
+            )
+        item %= n
+        self.start.append(item)
+        self.stop.append(item + 1)
+        self.step.append(1)
+        self.dim += 1
+        self.sliced = self.reshaped = True
+
+    def insert(self, item: bool | None) -> None:
+        """None, True or False: a dimension more."""
+        self.reshaped = True
+        if item is not None:
+            self.found.append((len(self.sizes), constant(np.zeros(int(item), np.int64))))
+        self.sizes.append(1)
+
+    def mask(self, item: Tensor) -> None:
+        """A boolean tensor, for as many dimensions as it has; a 0-d one is a bool."""
+        self.found.append((len(self.sizes), item))
+        if not item.ndim:
+            self.reshaped = True
+            self.sizes.append(1)
+            return
+        check_mask(item, self.shape, self.dim)
+        self.whole(self.shape[self.dim : self.dim + item.ndim])
+
+    def tensor(self, item: Tensor) -> None:
+        """An integer tensor."""
+        self.found.append((len(self.sizes), item))
+        self.whole(self.shape[self.dim : self.dim + 1])
+
+    def plan(self) -> Plan:
+        """What was read."""
+        out = Plan()
+        if self.sliced:
+            out.start, out.stop, out.step = tuple(self.start), tuple(self.stop), tuple(self.step)
+        if self.reshaped:
+            out.shape = tuple(self.sizes)
+        if self.found:
+            _place(out, self.found)
+        return out
 
 
 def _place(out: Plan, found: list[tuple[int, Tensor]]) -> None:
