@@ -225,7 +225,7 @@ def float_power(input: Any, exponent: Any) -> Tensor:
 
     >>> import twofold as tw
     >>> tw.float_power(tw.tensor([2, 3]), -1)
-    tensor([0.5000, 0.3333], dtype=float64)
+    tensor([0.5000, 0.3333], dtype=twofold.float64)
     """
     a, b = operand(input, "float_power"), operand(exponent, "float_power")
     dtype: DType = complex128 if common_dtype(a, b).is_complex else float64

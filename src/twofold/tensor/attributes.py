@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..ir.dtypes import BY_NAME, DType, as_dtype
 from ..ir.errors import OutOfBoundsError
 from ..ir.types import Shape, canonical_dim, contiguous_strides
 from ..primitives import elementwise
-from ._registry import function
+from ._registry import METHODS, _put, function
 from .device import CPU, Device, check_device
 from .interop import concrete
 
@@ -77,16 +76,16 @@ def element_size(self: Tensor) -> int:
     return self.dtype.itemsize
 
 
-def _attribute(name: str, fn: Callable[[Tensor], Any], doc: str) -> None:
-    function(property(fn, doc=doc), name=name, module=False)
-
-
-_attribute("itemsize", lambda t: t.dtype.itemsize, "Bytes per element.")
-_attribute("nbytes", lambda t: t.dtype.itemsize * math.prod(t._value.shape), "Bytes of all elements.")
-_attribute("device", lambda t: CPU, "Where the memory is: always the CPU.")
-_attribute("is_cuda", lambda t: False, "False: this build computes on the CPU only.")
-_attribute("is_sparse", lambda t: False, "False: tensors are dense.")
-_attribute("layout", lambda t: "strided", "How the elements are stored: always strided.")
+_put(METHODS, "itemsize", property(lambda t: t.dtype.itemsize, doc="Bytes per element."))
+_put(
+    METHODS,
+    "nbytes",
+    property(lambda t: t.dtype.itemsize * math.prod(t._value.shape), doc="Bytes of all elements."),
+)
+_put(METHODS, "device", property(lambda t: CPU, doc="Where the memory is: always the CPU."))
+_put(METHODS, "is_cuda", property(lambda t: False, doc="False: this build computes on the CPU only."))
+_put(METHODS, "is_sparse", property(lambda t: False, doc="False: tensors are dense."))
+_put(METHODS, "layout", property(lambda t: "strided", doc="How the elements are stored: always strided."))
 
 
 @function

@@ -206,7 +206,7 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
 
     >>> import twofold as tw
     >>> tw.logaddexp(tw.tensor([1000.0]), tw.tensor([1000.0]))
-    tensor([1000.6931])
+    tensor([1000.6932])
     """
     a, b = matched("logaddexp", input, other, floating=True)
     return _log_add(a, b, lambda d: prim.log1p(prim.exp(d)))

@@ -26,7 +26,7 @@ class Device:
 
     def __init__(self, type: Any = "cpu", index: int | None = None):
         if isinstance(type, Device):
-            type, index = type.type, type.index
+            type, index = str(type).partition(":")[0], type.index
         name, _, number = str(type).partition(":")
         if number:
             if not number.isdigit():

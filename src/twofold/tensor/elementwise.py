@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import builtins
 import math
-from collections.abc import Callable
 from typing import Any
 
 from ..autodiff.bind import bind, no_record
@@ -16,7 +15,7 @@ from ..ir.dtypes import bool_, float64
 from ..ir.errors import DTypeError, TwofoldError
 from ..ir.primitive import Primitive
 from ..primitives import elementwise as prim
-from ._registry import function
+from ._registry import METHODS, _put, function
 from .limits import finfo
 from .promotion import cast_to, float_dtype, tensor_operand
 
@@ -388,7 +387,7 @@ def mvlgamma(input: Tensor, p: int) -> Tensor:
 
     >>> import twofold as tw
     >>> tw.mvlgamma(tw.tensor([3.0]), 2)
-    tensor([1.5499])
+    tensor([1.5502])
     """
     x = floating(input, "mvlgamma")
     if p < 1:
@@ -496,9 +495,5 @@ def angle(input: Tensor) -> Tensor:
     return prim.where(prim.ne(x, x), x, flat)
 
 
-def _property(fn: Callable[[Tensor], Tensor]) -> property:
-    return property(fn, doc=fn.__doc__)
-
-
-function(_property(lambda x: real(x)), name="real", module=False)
-function(_property(lambda x: imag(x)), name="imag", module=False)
+_put(METHODS, "real", property(real, doc=real.__doc__))
+_put(METHODS, "imag", property(imag, doc=imag.__doc__))

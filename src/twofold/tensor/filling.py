@@ -70,7 +70,7 @@ def _constant(name: str, value: int, what: str, text: str) -> Callable[..., Tens
     def new(self: Tensor, *size: Any, dtype: Any = None, **kwargs: Any) -> Tensor:
         return with_size(*size, dtype=_dtype(dtype, self.dtype), **kwargs)
 
-    docs = {
+    docs: dict[str, tuple[Callable[..., Tensor], str, str]] = {
         name: (with_size, f"A tensor {what}.", f"tw.{name}(2, 3)"),
         name + "_like": (
             like,

@@ -317,7 +317,7 @@ def trace(input: Tensor) -> Tensor:
     """The sum of a matrix's diagonal.
 
     >>> import twofold as tw
-    >>> tw.trace(tw.eye(3))
+    >>> tw.eye(3).trace()
     tensor(3.)
     """
     _needs("trace", input, 2, "input")

@@ -78,7 +78,7 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
 
     >>> import twofold as tw
     >>> tw.logcumsumexp(tw.tensor([1000.0, 1000.0]), 0)
-    tensor([1000.0000, 1000.6931])
+    tensor([1000.0000, 1000.6932])
     """
     x = floating(input, "logcumsumexp")
     d = canonical_dim(dim, x.ndim, op="logcumsumexp")

@@ -258,7 +258,7 @@ def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
 
     >>> import twofold as tw
     >>> tw.logsumexp(tw.tensor([1000.0, 1000.0]), 0)
-    tensor(1000.6931)
+    tensor(1000.6932)
     """
     x = floating(input, "logsumexp")
     dims = over(dim, x, "logsumexp")
