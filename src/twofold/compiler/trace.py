@@ -61,6 +61,7 @@ class Tracer:
         self.calls: dict[str, int] = {}
         self.names: dict[int, str] = {}
         self.grads: dict[int, tuple[Tensor, Tensor | None, bool]] = {}  # (tensor, its grad before, read first)
+        self.flags: dict[int, tuple[Tensor, bool]] = {}  # tensors whose requires_grad was set, and what it was
         self.objects: dict[int, Any] = {}  # modules and optimizers that took part
 
     # --- what bind and write call ---------------------------------------------------------
@@ -113,6 +114,10 @@ class Tracer:
         if id(t) not in self.grads:
             self.grads[id(t)] = (t, t._grad, is_read)
 
+    def touch_flag(self, t: Tensor) -> None:
+        """Whether a tensor requires a gradient is about to be set."""
+        self.flags.setdefault(id(t), (t, t._requires_grad))
+
     def touch(self, obj: Any) -> None:
         """A module or optimizer takes part: its plain attributes shape the graph."""
         self.objects[id(obj)] = obj
@@ -160,7 +165,7 @@ class Tracer:
     def _write_value(self, t: Tensor, value: Value) -> None:
         base = t._base
         if base is not None:
-            levels = [self.value_of(base)]
+            levels = [self.value_of(base)] if t._steps else []  # an alias has no steps
             for p, params in t._steps[:-1]:
                 levels.append(self._add(p, (levels[-1],), params))
             for level, (p, params) in zip(reversed(levels), reversed(t._steps), strict=True):
@@ -208,9 +213,11 @@ class Tracer:
             storage.version = version
         for root in self.roots.values():
             h = root.handle
-            h._node, h._index, h.requires_grad, h._history, h._storage = root.restore
+            h._node, h._index, h._requires_grad, h._history, h._storage = root.restore
         for t, grad, _ in self.grads.values():
             t._grad = grad
+        for t, flag in self.flags.values():
+            t._requires_grad = flag
 
 
 class Guard:
@@ -412,6 +419,7 @@ def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
             if root.written and owner is None:
                 updates.append(state[-1])
                 outputs.append(root.now)
+        _check_flags(tracer)
     tracer.graph.set_outputs(outputs)
     return Trace(
         tracer,
@@ -424,6 +432,16 @@ def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
         cleared,
         any(r.requires_grad and (r._node is None or not r._node.spent) for r in results),
     )
+
+
+def _check_flags(tracer: Tracer) -> None:
+    """A graph can't express that a tensor from outside starts or stops requiring a gradient."""
+    for t, flag in tracer.flags.values():
+        if t._requires_grad is not flag and t._base is None and not isinstance(t._value, Value):
+            raise TraceError(
+                f"the code sets requires_grad={t._requires_grad} on a tensor of shape {t.shape} from outside",
+                hint="freeze or unfreeze parameters outside the traced function, or set them back before it ends",
+            )
 
 
 def _changed_grads(tracer: Tracer) -> tuple[list[tuple[Slot, Value]], list[Slot]]:

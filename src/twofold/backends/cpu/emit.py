@@ -85,6 +85,7 @@ class Function:
         self.signature = ", ".join(f"{ty} %{n}" for ty, n in args)
         self.args = [Val(f"%{n}", ty) for ty, n in args]
         self.lines: list[str] = []
+        self.stack: list[str] = []  # reservations, which stand before everything else
         self._count = 0
         self._block = "entry"
 
@@ -93,7 +94,7 @@ class Function:
     def text(self) -> str:
         linkage = "internal " if self.private else ""
         return f"define {linkage}{self.result} @{self.name}({self.signature}) {self.attributes} {{\nentry:\n" + "\n".join(
-            self.lines
+            [*self.stack, *self.lines]
         ) + "\n}\n"
 
     def fresh(self) -> str:
@@ -198,6 +199,12 @@ class Function:
 
     def store(self, value: Val, address: Val, align: int) -> None:
         self.emit(f"store {value}, ptr {address.ref}, align {align}")
+
+    def alloca(self, nbytes: int) -> Val:
+        """Memory on the stack, reserved once at the start of the function."""
+        name = self.fresh()
+        self.stack.append(f"  {name} = alloca [{nbytes} x i8], align 64")
+        return Val(name, "ptr")
 
     # --- operations ---------------------------------------------------------------------------
 

@@ -82,7 +82,60 @@ class _Grouper:
                 continue
             group = self._join(node) or self._start(node)
             self._put(node, group)
+        self._merge()
         return self._ordered()
+
+    def _merge(self) -> None:
+        """Join element-wise groups to the groups that they read, where that was not seen at once.
+
+        A chain that begins with stored values (a running mean times its decay) starts a group of
+        its own before it meets what it belongs to.
+        """
+        place = {node: i for i, node in enumerate(self.graph.nodes)}
+        for group in list(self.groups):
+            if group.kind != "rows" or group.num_inner:
+                continue
+            sources = {g.number: g for n in group.nodes for v in n.inputs for g in self._sources(v) if g is not group}
+            for number in sorted(sources, reverse=True):
+                other = sources[number]
+                bit = 1 << number
+                if other.kind not in ("rows", "contract") or other.shape != group.shape:
+                    continue
+                if any(g is not other and g.before & bit for g in sources.values()):
+                    continue
+                if not all(is_elementwise(n) and self._reads_in_place(n, other) for n in group.nodes):
+                    continue
+                other.nodes = sorted([*other.nodes, *group.nodes], key=place.__getitem__)
+                for node in group.nodes:
+                    self.of[node] = other
+                self.groups.remove(group)
+                self._order_again()
+                break
+
+    def _order_again(self) -> None:
+        """Compute anew which groups stand before which, after a merge."""
+        direct: dict[Group, set[Group]] = {
+            g: {s for n in g.nodes for v in n.inputs for s in self._sources(v)} - {g} for g in self.groups
+        }
+        done: set[Group] = set()
+
+        def visit(group: Group) -> None:
+            stack = [(group, False)]
+            while stack:
+                g, ready = stack.pop()
+                if g in done:
+                    continue
+                if ready:
+                    g.before = 0
+                    for s in direct[g]:
+                        g.before |= s.before | 1 << s.number
+                    done.add(g)
+                else:
+                    stack.append((g, True))
+                    stack.extend((s, False) for s in direct[g])
+
+        for group in self.groups:
+            visit(group)
 
     # --- the groups that a value depends on --------------------------------------------------
 

@@ -19,6 +19,7 @@ from .jit import Library, assembly, compile_text
 from .kernels.columns import ColumnsKernel
 from .kernels.contract import ContractKernel
 from .kernels.rows import RowsKernel
+from .kernels.scalars import Scalars
 from .kernels.table import LOWERINGS
 from .layout import MOVEMENT, Buffer, View, through_movement
 from .step import Step
@@ -59,9 +60,10 @@ class Lowering:
         self._place_outputs()
         for group in self.groups:
             own = {v for n in group.nodes for v in n.outputs}
-            for node in [*group.nodes, *self.inline.get(group, {}).values()]:
+            for node in [*group.nodes, *self.inline[group].values()]:
                 for value in node.inputs:
-                    if self._root(value) not in own and value not in self.inline.get(group, {}):
+                    skip = value in self.inline[group] or value in self.scalars[group][1]
+                    if not skip and self._root(value) not in own:
                         self._view_of(value)
             self._lower(group)
         for value in self.graph.outputs:
@@ -92,20 +94,62 @@ class Lowering:
         return value
 
     def _values_to_store(self) -> set[Value]:
-        """Values of groups that are read by another group, or are outputs."""
+        """Values of kernels that must be in memory: results, and what other kernels read.
+
+        Cheap inputs of column reductions, and single numbers, are rather computed again by those
+        who need them (`inline` and `scalars`).
+        """
         self.of = {n: g for g in self.groups for n in g.nodes}
         wanted = {self._root(v) for v in self.graph.outputs}
+        small: list[tuple[Group, Value, Value]] = []
         for group in self.groups:
-            if group.kind != "columns":
-                for node in group.nodes:
-                    wanted.update(s for s in map(self._root, node.inputs) if s.node and self.of[s.node] is not group)
-        self.inline: dict[Group, dict[Value, Node]] = {}
+            for node in group.nodes:
+                if group.kind == "columns" and group.nodes and not is_elementwise(node):
+                    continue
+                for value in node.inputs:
+                    root = self._root(value)
+                    if root.node is not None and self.of[root.node] is not group:
+                        if root.type.size == 1 and group.kind != "alone" and is_elementwise(node):
+                            small.append((group, value, root))
+                        else:
+                            wanted.add(root)
+        self.inline: dict[Group, dict[Value, Node]] = {g: {} for g in self.groups}
         for group in self.groups:
             if group.kind == "columns":
-                self.inline[group] = inline = {}
                 for node in group.nodes:
-                    self._inline(node.inputs[0], node.inputs[0].shape, wanted, inline, 6)
+                    self._inline(node.inputs[0], node.inputs[0].shape, wanted, self.inline[group], 6)
+                for node in self.inline[group].values():
+                    for value in node.inputs:
+                        root = self._root(value)
+                        if value not in self.inline[group] and root.node is not None and root.type.size == 1:
+                            small.append((group, value, root))
+        self.scalars: dict[Group, tuple[dict[Value, Node], dict[Value, Value]]] = {g: ({}, {}) for g in self.groups}
+        for group, value, root in small:
+            nodes, aliases = self.scalars[group]
+            if self._inline_scalar(root, wanted, nodes, group, 16):
+                aliases[value] = root
         return {v for v in wanted if v.node is not None}
+
+    def _inline_scalar(self, root: Value, wanted: set[Value], nodes: dict[Value, Node], group: Group, depth: int) -> bool:
+        """Let a kernel compute a single number itself; False if it reads the number from memory."""
+        node = root.node
+        if root in nodes:
+            return True
+        if node is None or root in wanted or not depth or not is_elementwise(node) or self.of[node] is group:
+            if node is not None:
+                wanted.add(root)
+            return False
+        for v in node.inputs:
+            self._inline_scalar(self._root(v), wanted, nodes, group, depth - 1)
+        nodes[root] = node
+        return True
+
+    def _scalars(self, group: Group) -> Scalars:
+        nodes, aliases = self.scalars[group]
+        leaves = {
+            r: self._view_of(r) for n in nodes.values() for r in map(self._root, n.inputs) if r not in nodes
+        }
+        return Scalars(nodes, leaves, aliases)
 
     def _inline(self, value: Value, shape: Any, wanted: set[Value], inline: dict[Value, Node], depth: int) -> None:
         """Let a column reduction compute its cheap inputs itself, where nobody else needs them stored."""
@@ -124,7 +168,8 @@ class Lowering:
         ):
             inline[value] = node
             for v in node.inputs:
-                self._inline(v, shape, wanted, inline, depth - 1)
+                if self._root(v).type.size != 1:
+                    self._inline(v, shape, wanted, inline, depth - 1)
         else:
             wanted.add(self._root(value))
 
@@ -138,6 +183,10 @@ class Lowering:
         self.home: dict[Value, Buffer] = {}  # stored value -> the buffer that it is written to
         self.direct: dict[int, Buffer] = {}  # number of an output -> the buffer that holds it
         order = {g: i for i, g in enumerate(self.groups)}
+        last_run: dict[Node, int] = {n: order[g] for n, g in self.of.items()}
+        for group in self.groups:
+            for node in [*self.inline[group].values(), *self.scalars[group][0].values()]:
+                last_run[node] = max(last_run[node], order[group])
         readers: dict[Value, list[Node]] = {}
         for node in self.graph.nodes:
             for v in node.inputs:
@@ -149,7 +198,7 @@ class Lowering:
             if number in self.updates:
                 state = self.graph.inputs[self.updates[number]]
                 group = self.of[root.node]  # type: ignore[index]
-                if self._may_overwrite(state, group, order, readers):
+                if self._may_overwrite(state, group, order[group], last_run, readers):
                     self.home[root] = self.direct[number] = self.views[state].buffer
             else:
                 self.home[root] = self.direct[number] = self.buffer("output", root.dtype, root.type.size)
@@ -164,22 +213,23 @@ class Lowering:
             return None
         return value
 
-    def _may_overwrite(self, state: Value, group: Group, order: dict[Group, int], readers: dict[Value, list[Node]]) -> bool:
+    def _may_overwrite(
+        self, state: Value, group: Group, place: int, last_run: dict[Node, int], readers: dict[Value, list[Node]]
+    ) -> bool:
         if group.kind not in ("rows", "contract") or group.num_inner or 0 in group.shape:
             return False
         for node in readers.get(state, ()):
             if node in self.moved:
                 continue  # its own readers are listed under the same root
-            other = self.of[node]
-            if other is group:
+            if last_run[node] > place:
+                return False
+            if self.of[node] is group or last_run[node] == place:
                 if not is_elementwise(node) or any(
                     v is not state and self._root(v) is state for v in node.inputs
                 ):
                     return False
                 if state in node.inputs and state.shape != group.shape:
                     return False
-            elif order[other] > order[group]:
-                return False
         return not any(self._root(v) is state for v in self.graph.outputs)
 
     def _view_of(self, value: Value) -> View:
@@ -194,16 +244,22 @@ class Lowering:
     def _lower(self, group: Group) -> None:
         own = {v for n in group.nodes for v in n.outputs}
         outputs = {v: self._new_view(v) for n in group.nodes for v in n.outputs if v in self.wanted}
-        sources = {v: self.views[v] for n in group.nodes for v in n.inputs if v not in own and v in self.views}
+        scalars = self._scalars(group)
+        sources = {
+            v: self.views[v]
+            for n in group.nodes
+            for v in n.inputs
+            if v not in own and v in self.views and v not in scalars
+        }
         symbol = f"k{len(self.steps)}"
         kernel: Any
         if group.kind == "rows" and group.shape is not None and 0 not in group.shape:
-            kernel = RowsKernel(group, sources, outputs, self.lanes)
+            kernel = RowsKernel(group, sources, outputs, self.lanes, scalars)
         elif group.kind == "columns" and 0 not in group.shape:
             self._lower_columns(group, outputs, symbol)
             return
         elif group.kind == "contract" and ContractKernel.supports(group, sources):
-            kernel = ContractKernel(group, sources, outputs, self.target)
+            kernel = ContractKernel(group, sources, outputs, self.target, scalars)
         else:
             for node in group.nodes:
                 for v in node.outputs:
@@ -229,27 +285,29 @@ class Lowering:
                 )
             kernel.emit(self.module, symbol, 0)
             self.scratch = max(self.scratch, kernel.scratch_bytes)
-            used = [v.buffer for v in (*sources.values(), *outputs.values())]
+            used = [*(v.buffer for v in (*sources.values(), *outputs.values())), *scalars.buffers]
             if group.kind == "contract" and kernel.packed is not None:
                 used.append(kernel.packed)
             self.steps.append(Step(group.kind, group.nodes, kernel.chunks, symbol, tuple(used)))
 
     def _lower_columns(self, group: Group, outputs: dict[Value, View], symbol: str) -> None:
         inline = self.inline[group]
-        read = {v for n in [*group.nodes, *inline.values()] for v in n.inputs if v not in inline}
+        scalars = self._scalars(group)
+        nodes = [*group.nodes, *inline.values()]
+        read = {v for n in nodes for v in n.inputs if v not in inline and v not in scalars}
         live = [n for n in group.nodes if n.outputs[0] in outputs]
         if not live:
             return
-        kernel = ColumnsKernel(live, inline, {v: self.views[v] for v in read}, outputs, self.lanes)
+        kernel = ColumnsKernel(live, inline, {v: self.views[v] for v in read}, outputs, self.lanes, scalars)
         if not kernel.partial_elements():
             kernel.emit(self.module, symbol, None)
-            used = [v.buffer for v in (*kernel.views.values(), *outputs.values())]
+            used = [*(v.buffer for v in (*kernel.views.values(), *outputs.values())), *scalars.buffers]
             self.steps.append(Step("columns", live, kernel.chunks, symbol, tuple(used)))
             return
         dtype = live[0].outputs[0].dtype
         partials = self.buffer("temp", float32 if dtype in HALVES else dtype, kernel.partial_elements())
         kernel.emit(self.module, symbol, partials)
-        used = [v.buffer for v in kernel.views.values()]
+        used = [*(v.buffer for v in kernel.views.values()), *scalars.buffers]
         self.steps.append(Step("columns", live, kernel.chunks, symbol, (*used, partials)))
         chunks = kernel.emit_combine(self.module, symbol + "c", partials)
         used = [v.buffer for v in outputs.values()]

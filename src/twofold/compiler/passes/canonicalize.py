@@ -2,6 +2,8 @@
 
 Afterwards:
 - a reduction covers trailing dimensions only, or keeps the innermost dimension;
+- the transpose of a matrix product is the product of the transposes, so that what follows it
+  element by element can be fused to it;
 - no cast to the same dtype, no reshape, permute, expand or slice that changes nothing, no
   permute of a permute.
 """
@@ -63,12 +65,23 @@ def _movement(r: Rewriter, node: Node) -> bool:
             r.values[out] = r.add(node.prim, [source], dims=dims)
             return True
     elif name == "permute":
+        product = source.node
+        *batch, i, j = node.params["dims"] if out.ndim >= 2 else (0, 0)
+        if product is not None and product.prim.name == "matmul" and (i, j) == (out.ndim - 1, out.ndim - 2) and batch == list(range(out.ndim - 2)):
+            a, b = (r.add(node.prim, [v], dims=_swapped(v.ndim)) for v in product.inputs)
+            r.values[out] = r.add(product.prim, [b, a])
+            return True
         if node.params["dims"] != tuple(range(out.ndim)):
             return False
     elif name == "slice":
         if source.shape != out.shape or any(s != 1 for s in node.params["step"]):
             return False
-    elif source.type != out.type:
+    elif source.type != out.type or (name == "conj" and out.dtype.is_complex):
         return False
     r.values[out] = source
     return True
+
+
+def _swapped(ndim: int) -> tuple[int, ...]:
+    """The permutation that swaps the last two dimensions."""
+    return (*range(ndim - 2), ndim - 1, ndim - 2)

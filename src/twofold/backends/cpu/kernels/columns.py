@@ -19,6 +19,7 @@ from ..emit import Function, Module, Val, vector
 from ..layout import Buffer, View, merge
 from .access import base, load, store
 from .rows import _REDUCE
+from .scalars import NONE, Scalars
 
 _MOST_BLOCKS = 16
 _LONG = 256  # rows from which a reduction is cut
@@ -33,6 +34,7 @@ class ColumnsKernel:
         sources: views of the values that are read.
         outputs: a row-major view per reduction's result.
         lanes: elements per vector.
+        scalars: numbers that the kernel computes at its start.
     """
 
     scratch_bytes = 0
@@ -44,8 +46,9 @@ class ColumnsKernel:
         sources: dict[Value, View],
         outputs: dict[Value, View],
         lanes: int,
+        scalars: Scalars = NONE,
     ):
-        self.reductions, self.inline, self.lanes = reductions, inline, lanes
+        self.reductions, self.inline, self.lanes, self.scalars = reductions, inline, lanes, scalars
         shape, dims = reductions[0].inputs[0].shape, set(reductions[0].params["dims"])
         kept = [d for d in range(len(shape)) if d not in dims]
         reduced = sorted(dims)
@@ -91,9 +94,10 @@ class ColumnsKernel:
         """Write the walk over the rows; results go to `partials` when the walk is cut."""
         f = Function(module, name, [("ptr", "args"), ("i64", "first"), ("i64", "last"), ("i64", "worker")])
         args, first, last, _ = f.args
-        buffers = {v.buffer for v in self.views.values()}
+        buffers = {v.buffer for v in self.views.values()} | self.scalars.buffers
         buffers |= {partials} if partials is not None else {v.buffer for v in self.outputs.values()}
-        bases = {b: base(f, args, b) for b in buffers if b is not None}
+        bases = {b: base(f, args, b) for b in sorted(buffers, key=lambda b: b.number)}
+        self._numbers = self.scalars.emit(f, bases, self.lanes)
         start = f.mul(first, self.per_chunk)
         stop = f.min(f.mul(last, self.per_chunk), self.items * self.blocks)
 
@@ -187,6 +191,8 @@ class ColumnsKernel:
     def _vector(
         self, f: Function, value: Value, starts: Any, place: tuple[Any, ...], v: int, count: int, memo: dict[Value, Val]
     ) -> Val:
+        if value in self.scalars:
+            return self._numbers[value]
         if value not in memo:
             if value in self.inline:
                 node = self.inline[value]

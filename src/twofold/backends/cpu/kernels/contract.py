@@ -19,6 +19,10 @@ from ..group import Group
 from ..layout import Buffer, View
 from ..target import Target
 from .access import base, load, store
+from .scalars import NONE, Scalars
+
+
+_LIGHT = 6  # nodes of a group whose epilogue is written out for every vector of the tile
 
 
 def tile_rows(rows: int, most: int) -> list[int]:
@@ -31,8 +35,15 @@ def tile_rows(rows: int, most: int) -> list[int]:
 class ContractKernel:
     """Code for a "contract" group: one matmul and what follows it element by element."""
 
-    def __init__(self, group: Group, sources: dict[Value, View], outputs: dict[Value, View], target: Target):
-        self.group, self.outputs = group, outputs
+    def __init__(
+        self,
+        group: Group,
+        sources: dict[Value, View],
+        outputs: dict[Value, View],
+        target: Target,
+        scalars: Scalars = NONE,
+    ):
+        self.group, self.outputs, self.scalars = group, outputs, scalars
         node = group.nodes[0]
         self.product = node.outputs[0]
         self.inside = {v: n for n in group.nodes for v in n.outputs}
@@ -160,7 +171,9 @@ class ContractKernel:
         args, first, last, _ = f.args
         buffers = {self.a.buffer, *(v.buffer for v in self.sources.values()), *(v.buffer for v in self.outputs.values())}
         buffers.add(self.packed or self.b.buffer)
-        bases = {buffer: base(f, args, buffer) for buffer in buffers}
+        buffers |= self.scalars.buffers
+        bases = {buffer: base(f, args, buffer) for buffer in sorted(buffers, key=lambda b: b.number)}
+        self._numbers = self.scalars.emit(f, bases, self.lanes)
         start = f.mul(first, self.per_chunk)
         stop = f.min(f.mul(last, self.per_chunk), self.items)
         num_tiles = len(self.tiles)
@@ -259,9 +272,27 @@ class ContractKernel:
             return out
 
         acc = f.loop(0, self.k, step, [zero] * (rows * vectors))
-        for r in range(rows):
+        if len(self.group.nodes) <= _LIGHT:
+            for r in range(rows):
+                for v in range(vectors):
+                    self._finish(
+                        f, bases, index, f.add(row, r), f.add(column, v * lanes), counts[v], acc[r * vectors + v]
+                    )
+            return
+        # a long epilogue is a loop over the tile, so that its code stands once per vector
+        held = 8 if size == 8 else 4
+        tile = f.alloca(rows * self.width * held)
+        for i, v in enumerate(acc):
+            f.store(v, f.at(tile, i * lanes * held), held)
+
+        def one_row(r: Any) -> None:
             for v in range(vectors):
-                self._finish(f, bases, index, f.add(row, r), f.add(column, v * lanes), counts[v], acc[r * vectors + v])
+                place = f.at(tile, f.mul(f.add(f.mul(r, vectors), v), lanes * held))
+                self._finish(
+                    f, bases, index, f.add(row, r), f.add(column, v * lanes), counts[v], f.load(ty, place, held)
+                )
+
+        f.loop(0, rows, one_row)
 
     def _finish(
         self, f: Function, bases: Any, index: list[Any], row: Any, column: Any, count: int, product: Val
@@ -278,6 +309,8 @@ class ContractKernel:
             return f.at(bases[view.buffer], f.mul(offset, view.dtype.itemsize))
 
         def evaluate(value: Value) -> Val:
+            if value in self.scalars:
+                return self._numbers[value]
             if value not in memo:
                 if value in self.inside:
                     node = self.inside[value]

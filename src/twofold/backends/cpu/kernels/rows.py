@@ -26,6 +26,7 @@ from ..group import Group, row_shape
 from ..layout import View, merge
 from ..vmath import MATH
 from .access import base, load, store
+from .scalars import NONE, Scalars
 
 PARTIALS = 32
 _CHUNK_ELEMENTS = 1 << 13  # work per chunk: large against a claim, small against a cache
@@ -47,10 +48,18 @@ class RowsKernel:
         sources: views of the values that come from outside.
         outputs: views of the values to store, row-major.
         lanes: elements per vector.
+        scalars: numbers that the kernel computes at its start.
     """
 
-    def __init__(self, group: Group, sources: dict[Value, View], outputs: dict[Value, View], lanes: int):
-        self.group, self.outputs, self.lanes = group, outputs, lanes
+    def __init__(
+        self,
+        group: Group,
+        sources: dict[Value, View],
+        outputs: dict[Value, View],
+        lanes: int,
+        scalars: Scalars = NONE,
+    ):
+        self.group, self.outputs, self.lanes, self.scalars = group, outputs, lanes, scalars
         self.inside = {v: n for n in group.nodes for v in n.outputs}
         self.shape, self.num_inner = group.shape, group.num_inner
         self._levels()
@@ -167,7 +176,9 @@ class RowsKernel:
             module, name, [("ptr", "args"), ("i64", "first"), ("i64", "last"), ("i64", "worker")]
         )
         args, first, last, worker = f.args
-        bases = {buffer: base(f, args, buffer) for buffer in {v.buffer for v in self.views.values()}}
+        buffers = {v.buffer for v in self.views.values()} | self.scalars.buffers
+        bases = {buffer: base(f, args, buffer) for buffer in sorted(buffers, key=lambda b: b.number)}
+        numbers = self.scalars.emit(f, bases, self.lanes)
         scratch: Any = None
         if self.spilled:
             root = f.load("ptr", f.at(args, 8 * scratch_slot), 8)
@@ -177,12 +188,12 @@ class RowsKernel:
         if self.split_row:
             length = self.space.inner[-1]
             offsets = {v: view.offset for v, view in self.views.items()}
-            _Row(self, f, bases, offsets, scratch).span(start, f.min(stop, length))
+            _Row(self, f, bases, offsets, scratch, numbers).span(start, f.min(stop, length))
         else:
             stop = f.min(stop, self.rows)
 
             def row(r: int | Val) -> None:
-                _Row(self, f, bases, self._offsets(f, r), scratch).run()
+                _Row(self, f, bases, self._offsets(f, r), scratch, numbers).run()
 
             f.loop(start, stop, row)
         f.ret()
@@ -213,14 +224,20 @@ class _Row:
     """The code of one row."""
 
     def __init__(
-        self, kernel: RowsKernel, f: Function, bases: dict[Any, Val], offsets: dict[Value, Any], scratch: Val | None
+        self,
+        kernel: RowsKernel,
+        f: Function,
+        bases: dict[Any, Val],
+        offsets: dict[Value, Any],
+        scratch: Val | None,
+        numbers: dict[Value, Val],
     ):
         self.k, self.f, self.scratch = kernel, f, scratch
         self.address = {
             v: f.at(bases[view.buffer], f.mul(offsets[v], view.dtype.itemsize)) for v, view in kernel.views.items()
         }
         self.scalars: dict[Value, Val] = {}  # values per row
-        self.splats: dict[Value, Val] = {}  # the same in all lanes, made outside the loops
+        self.splats: dict[Value, Val] = dict(numbers)  # the same in all lanes, made outside the loops
 
     def run(self) -> None:
         for p, (reduced, stored) in enumerate(self.k.passes):
@@ -248,6 +265,8 @@ class _Row:
 
     def _scalar(self, value: Value) -> Val:
         """A value per row."""
+        if value in self.k.scalars:
+            return self.f.extract(self.splats[value], 0)
         value = self.k.resolve(value)
         if value not in self.scalars:
             k = self.k
@@ -276,6 +295,8 @@ class _Row:
                     if v not in k.inside or k._is_row(v):
                         leaves[v] = None
         for value in leaves:
+            if value in k.scalars:
+                continue
             invariant = k._is_row(value) if value in k.inside else not any(k.inner_strides[value])
             if invariant and value not in self.splats:
                 self.splats[value] = self.f.splat(self._scalar(value), k.lanes)
@@ -286,7 +307,8 @@ class _Row:
     def _vector(self, value: Value, p: int, index: tuple[Any, ...], count: int | None, memo: dict[Value, Val]) -> Val:
         """A full value at consecutive elements of the row."""
         k, f = self.k, self.f
-        value = k.resolve(value)
+        if value not in self.splats:
+            value = k.resolve(value)
         if value in self.splats:
             return self.splats[value]
         if value not in memo:
