@@ -405,6 +405,28 @@ def test_writing_can_be_traced():
     traced_is_eager(lambda x, i: x.masked_fill_(x > 3, 0) + x.masked_scatter(x > 20, x), X, I2)
 
 
+@settings(max_examples=60, deadline=None)
+@given(keyed(), st.booleans())
+def test_any_key_without_masks_can_be_traced(case, as_inputs):
+    shape, key = case
+    x = np.arange(float(np.prod(shape))).reshape(shape)
+    part = broadcasts(key, x)
+    if part is None or any(isinstance(k, np.ndarray) and k.dtype == bool for k in key):
+        return
+    places = [k for k in key if isinstance(k, np.ndarray)] if as_inputs else []
+
+    def step(x, *places):
+        left = iter(places)
+        full = tuple(next(left) if as_inputs and isinstance(k, np.ndarray) else k for k in key)
+        y = x[full]
+        if any(k.ndim == 0 for k in places):
+            y = y.clone()  # a view eagerly, a copy in a graph: see Note [Keys]
+        x[full] = y * 2 + 1
+        return y
+
+    traced_is_eager(step, x, *places)
+
+
 @pytest.mark.parametrize(
     "fn",
     [

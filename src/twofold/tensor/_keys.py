@@ -8,7 +8,8 @@ So the basic part of any key is a view, and the rest is one `index` or `index_pu
 Where index tensors stand side by side their common shape takes their place, otherwise it comes
 first, as in NumPy. Plain integers (and 0-d integer tensors) only drop their dimension and do not
 count as index tensors; there PyTorch differs from NumPy, and we follow PyTorch: `x[0, :, [1, 2]]`
-of a (2, 3, 4) tensor is (3, 2). A bool adds a dimension of size 1 (True) or 0 (False).
+of a (2, 3, 4) tensor is (3, 2). While tracing, a 0-d tensor has no value yet and the result is a copy
+and not a view; assigning to it works as ever. A bool adds a dimension of size 1 (True) or 0 (False).
 """
 
 from __future__ import annotations
@@ -277,7 +278,7 @@ def _item(k: Any) -> Any:
     if isinstance(k, _BOOLS):
         return bool(k)
     if isinstance(k, np.ndarray):
-        return _tensor_item(constant(k))
+        return _tensor_item(constant(k)) if k.ndim or k.dtype.kind not in "iu" else int(k)
     if isinstance(k, (list, tuple, range)):
         return _tensor_item(constant(_array(k)))
     try:
