@@ -1,1 +1,67 @@
+"""Twofold: eager tensors and autograd, one static graph of a whole training step, deployment anywhere.
 
+>>> import twofold as tw
+>>> x = tw.tensor([1.0, 2.0], requires_grad=True)
+>>> (x**2).sum().backward()
+>>> x.grad
+tensor([2., 4.])
+"""
+
+import importlib as _importlib
+import warnings as _warnings
+from typing import Any as _Any
+
+# Overflow and division by zero give inf and nan, as tensors do everywhere; NumPy would warn.
+_warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"twofold(\.|$)")
+
+from . import primitives as _primitives  # noqa: E402, F401  (fills the table)
+from .autodiff.functional import grad, value_and_grad  # noqa: E402, F401
+from .autodiff.handle import Tensor  # noqa: E402, F401
+from .compiler import cond, scan, while_loop  # noqa: E402, F401
+from .compiler import trace as _trace_function  # noqa: E402
+from .ir.dtypes import BY_NAME as _DTYPES  # noqa: E402
+from .ir.dtypes import DType, get_default_dtype, set_default_dtype  # noqa: E402, F401
+from .tensor import FUNCTIONS as _FUNCTIONS  # noqa: E402
+from .tensor.random import Generator  # noqa: E402, F401
+
+__version__ = "0.1.0"
+
+_matrix_trace = Tensor.trace
+
+
+def trace(fn: _Any, *args: _Any, **kwargs: _Any) -> _Any:
+    """`trace(fn, *args)`: what a function does, as a graph; `trace(matrix)`: the sum of its diagonal.
+
+    See `twofold.compiler.trace` for the former.
+
+    >>> import twofold as tw
+    >>> print(tw.trace(lambda x: x + x, tw.ones(2)).graph.nodes[0].prim.name)
+    add
+    >>> tw.trace(tw.eye(3))
+    tensor(3.)
+    """
+    return _matrix_trace(fn) if isinstance(fn, Tensor) else _trace_function(fn, *args, **kwargs)
+
+
+globals().update({name: fn for name, fn in _FUNCTIONS.items() if name != "trace"})
+globals().update(_DTYPES)
+dtype = DType
+double, half, long, short = (_DTYPES[n] for n in ("float64", "float16", "int64", "int16"))
+float, int = _DTYPES["float32"], _DTYPES["int32"]
+cfloat, cdouble = _DTYPES["complex64"], _DTYPES["complex128"]
+
+_SUBMODULES = ("nn", "optim", "data", "vision", "train", "autograd")
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _SUBMODULES:
+        return _importlib.import_module(f".{name}", __name__)
+    if name == "compile":  # loads LLVM, which takes a while: when it is first asked for
+        return _importlib.import_module(".compiler.compile", __name__).compile
+    if name in ("get_num_threads", "set_num_threads"):
+        return getattr(_importlib.import_module(".backends.cpu.team", __name__), name)
+    raise AttributeError(f"module 'twofold' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([n for n in globals() if not n.startswith("_")] + [*_SUBMODULES, "compile"])
