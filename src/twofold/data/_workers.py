@@ -82,7 +82,8 @@ class Job:
         """Wait for the result; what the worker raised is raised here, with the worker's traceback."""
         if not self._finished.wait(timeout or None):
             raise RuntimeError(
-                f"the DataLoader waited {timeout} s for a batch; raise timeout, or look for what hangs in the data set"
+                f"the DataLoader waited {timeout} s for a batch; raise timeout, or look for what hangs in "
+                "the data set"
             )
         if self._error is not None:
             error, self._error = self._error, None
@@ -123,12 +124,18 @@ def _end(queue: SimpleQueue[Job | None], num_workers: int) -> None:
 def _work(queue: SimpleQueue[Job | None], info: WorkerInfo, init: Callable[[int], None] | None) -> None:
     _local.info = info
     broken: BaseException | None = None
+    why = ""
     if init is not None:
         try:
             init(info.id)
         except BaseException as e:
             e.add_note(f"in worker_init_fn of worker {info.id}")
-            broken = e
+            broken, why = e, f"worker {info.id} of the loader did not start: {e!r}"
     while (job := queue.get()) is not None:
-        job.run(broken)
+        if broken is None:
+            job.run(None)
+        else:
+            job.run(broken)
+            # raised in the main thread, an error holds its frames, and so the iterator: not for long
+            broken = RuntimeError(why)
         del job  # a batch must not live on until the next one comes

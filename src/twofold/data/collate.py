@@ -18,7 +18,7 @@ def default_collate(batch: Sequence[Any]) -> Any:
     """Samples stacked along a new first dimension, inside the same dicts, tuples and lists.
 
     Tensors and NumPy arrays are stacked; Python numbers become a tensor (int64, float64, bool);
-    strings and bytes stay a list; a tuple of samples becomes a list, as in PyTorch.
+    strings and bytes stay as they are; a tuple of samples becomes a list, as in PyTorch.
 
     Raises: ShapeError if tensors of one batch differ in shape; TypeError for what can't be collated.
 
@@ -34,7 +34,7 @@ def default_collate(batch: Sequence[Any]) -> Any:
     if isinstance(first, (bool, int, float, complex)):
         return from_numpy(_numbers(batch))
     if isinstance(first, (str, bytes)):
-        return list(batch)
+        return batch
     nested = _nested(first, default_collate, batch)
     if nested is None:
         raise TypeError(
@@ -59,7 +59,7 @@ def _nested(first: Any, collate: Callable[[Sequence[Any]], Any], batch: Sequence
                 hint="pad them in the data set, or give the loader a collate_fn",
             )
         columns = [collate(column) for column in zip(*batch, strict=True)]
-        return columns if isinstance(first, (tuple, list)) and type(first) in (tuple, list) else _like(first, columns)
+        return columns if type(first) in (tuple, list) else _like(first, columns)
     return None
 
 
@@ -100,7 +100,7 @@ def _check_shapes(batch: Sequence[Any]) -> None:
 
 def _stack_arrays(batch: Sequence[Any]) -> Tensor:
     array = np.asarray(batch[0])
-    if array.dtype.kind in "OSUMmV" and array.dtype.names is not None or array.dtype.kind in "OSUMm":
+    if (array.dtype.kind in "OSUMmV" and array.dtype.names is not None) or array.dtype.kind in "OSUMm":
         raise TypeError(f"default_collate takes arrays of numbers, got dtype {array.dtype}; convert them first")
     _check_shapes([np.asarray(sample) for sample in batch])
     return from_numpy(np.stack(batch))

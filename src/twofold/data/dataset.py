@@ -192,9 +192,7 @@ class Subset(Dataset[T]):
         return len(self.indices)
 
 
-def random_split(
-    dataset: Dataset[T], lengths: Sequence[int | float], generator: Any = None
-) -> list[Subset[T]]:
+def random_split(dataset: Dataset[T], lengths: Sequence[int | float], generator: Any = None) -> list[Subset[T]]:
     """Split at random into parts of the given lengths, or fractions that add up to 1.
 
     Samples that fractions leave over go one each to the first parts.
@@ -204,16 +202,13 @@ def random_split(
     [7, 3]
     """
     n = len(dataset)  # type: ignore[arg-type]
-    sizes = _sizes_of_fractions(n, lengths) if _are_fractions(lengths) else [int(k) for k in lengths]
+    fractions = math.isclose(sum(lengths), 1)
+    sizes = _sizes_of_fractions(n, lengths) if fractions else [int(k) for k in lengths]
     if sum(sizes) != n:
         raise ValueError(f"lengths {list(lengths)} add up to {sum(sizes)}, but the data set has {n} samples")
     order = philox(draw_seed(generator)).permutation(n).tolist()
     ends = np.cumsum(sizes).tolist()
     return [Subset(dataset, order[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
-
-
-def _are_fractions(lengths: Sequence[int | float]) -> bool:
-    return math.isclose(sum(lengths), 1) and sum(lengths) <= 1 + 1e-9 and any(k % 1 for k in lengths)
 
 
 def _sizes_of_fractions(n: int, fractions: Sequence[float]) -> list[int]:

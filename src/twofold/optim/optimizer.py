@@ -57,7 +57,8 @@ class Optimizer:
         _check_switches(type(self).__name__, switches)
         if isinstance(params, Tensor):
             raise TypeError(
-                "params must be an iterable of tensors or dicts, got one tensor; pass [tensor] or model.parameters()"
+                "params must be an iterable of tensors or dicts, got one tensor; pass [tensor] or "
+                "model.parameters()"
             )
         self.defaults = dict(defaults)
         self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)

@@ -72,7 +72,8 @@ class LRScheduler:
             where = user_location()
             warnings.warn(
                 "lr_scheduler.step() is called before optimizer.step(), so the first learning rate of the "
-                "schedule is skipped" + (f"\n  at: {where}" if where else "")
+                "schedule is skipped"
+                + (f"\n  at: {where}" if where else "")
                 + "\n  hint: call optimizer.step() first",
                 TwofoldWarning,
                 stacklevel=2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -95,11 +96,10 @@ class OneCycleLR(LRScheduler):
             raise ValueError(
                 f"step {self.last_epoch} is beyond the {self.total_steps} steps of the cycle; raise total_steps"
             )
-        first = 0.0
-        for last, lr_names, momentum_names in self._phases:
-            if self.last_epoch <= last or last == self._phases[-1][0]:
-                break
-            first = last
+        ends = [last for last, _, _ in self._phases]
+        phase = min(bisect_left(ends, self.last_epoch), len(ends) - 1)
+        first, last = (ends[phase - 1] if phase else 0.0), ends[phase]
+        _, lr_names, momentum_names = self._phases[phase]
         share = (self.last_epoch - first) / (last - first)
         lrs = []
         for group in self.optimizer.param_groups:

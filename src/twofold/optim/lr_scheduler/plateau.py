@@ -94,5 +94,6 @@ class ReduceLROnPlateau(LRScheduler):
     def is_better(self, a: float, best: float) -> bool:
         """Whether `a` improves on `best` by more than the threshold."""
         sign = 1 if self.mode == "max" else -1
-        margin = best * (1 + sign * self.threshold) if self.threshold_mode == "rel" else best + sign * self.threshold
+        relative = self.threshold_mode == "rel"
+        margin = best * (1 + sign * self.threshold) if relative else best + sign * self.threshold
         return a > margin if self.mode == "max" else a < margin

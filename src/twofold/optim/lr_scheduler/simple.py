@@ -74,9 +74,7 @@ class MultiStepLR(_Factor):
 class ConstantLR(_Factor):
     """`factor` times the learning rate for `total_iters` epochs, then the learning rate itself."""
 
-    def __init__(
-        self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1
-    ):
+    def __init__(self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1):
         if not 0 <= factor <= 1:
             raise ValueError(f"factor must be between 0 and 1, got {factor}")
         self.constant = factor

@@ -48,7 +48,8 @@ class FakeData(VisionDataset):
         rng = philox(index + self.random_offset)
         c, h, w = self.image_size
         array = rng.integers(0, 256, (h, w, c), dtype=np.uint8)
-        return self._transformed(as_picture(array if c == 3 else array[..., 0]), int(rng.integers(self.num_classes)))
+        target = int(rng.integers(self.num_classes))
+        return self._transformed(as_picture(array if c == 3 else array[..., 0]), target)
 
     def __len__(self) -> int:
         return self.size

@@ -29,9 +29,8 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
     try:
         with path.open("rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"
-        opened: Any = gzip.open(path, "rb") if compressed else path.open("rb")
-        with opened as stream:
-            return _read(stream, path)
+        with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
+            return _read(stream, path)  # type: ignore[arg-type]
     except (gzip.BadGzipFile, zlib.error, EOFError) as e:
         raise FileFormatError(f"{path} is damaged: {e}", op="read_idx", hint="download it again") from None
 

@@ -71,7 +71,8 @@ class MNIST(ArrayDataset):
         for name, hash_ in self.resources.items():
             if not (self.raw_folder / name).exists() and (self.raw_folder / name).with_suffix("").exists():
                 continue  # unpacked by someone; the reader checks its form
-            fetch([mirror.rstrip("/") + "/" + name for mirror in self.mirrors], self.raw_folder / name, **_kind(hash_))
+            urls = [mirror.rstrip("/") + "/" + name for mirror in self.mirrors]
+            fetch(urls, self.raw_folder / name, **_kind(hash_))
 
     def _file(self, name: str) -> Path:
         for path in (self.raw_folder / name, (self.raw_folder / name).with_suffix("")):

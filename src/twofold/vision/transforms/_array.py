@@ -68,8 +68,7 @@ def resize(x: Array, size: tuple[int, int], mode: str, antialias: bool) -> Array
     if (h, w) == size:
         return x
     if mode == "nearest":
-        rows = ((np.arange(size[0]) + 0.5) * (h / size[0])).astype(int)
-        columns = ((np.arange(size[1]) + 0.5) * (w / size[1])).astype(int)
+        rows, columns = ((2 * np.arange(m) + 1) * n // (2 * m) for n, m in ((h, size[0]), (w, size[1])))
         return x[..., rows[:, None], columns[None, :]]
     kind = x.dtype if x.dtype.kind == "f" and x.dtype.itemsize >= 4 else np.dtype(np.float32)
     across = resize_matrix(w, size[1], mode, antialias).astype(kind)
@@ -81,7 +80,7 @@ def crop(x: Array, top: int, left: int, height: int, width: int) -> Array:
     """A part of the picture; what lies outside of it is zero."""
     h, w = x.shape[-2:]
     inside = x[..., max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
-    if 0 <= top and 0 <= left and top + height <= h and left + width <= w:
+    if top >= 0 and left >= 0 and top + height <= h and left + width <= w:
         return inside
     out = np.zeros((*x.shape[:-2], height, width), x.dtype)
     if inside.size:
@@ -187,9 +186,7 @@ def shift_hue(x: Array, shift: float) -> Array:
     value, low = rgb.max(-3), rgb.min(-3)
     spread = value - low
     safe = np.where(spread > 0, spread, 1)
-    hue = np.where(
-        value == r, (g - b) / safe, np.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
-    )
+    hue = np.where(value == r, (g - b) / safe, np.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
     hue = (np.where(spread > 0, hue, 0) / 6 + shift) % 1
     saturation = np.where(value > 0, spread / np.where(value > 0, value, 1), 0)
     out = [value - value * saturation * _ramp(hue, n) for n in (5, 3, 1)]

@@ -28,7 +28,7 @@ class InterpolationMode(Enum):
 
 
 def mode_name(mode: InterpolationMode | str) -> str:
-    """"nearest", "bilinear" or "bicubic" of a mode or its name."""
+    """The name of a mode: "nearest", "bilinear" or "bicubic"."""
     name = mode.value if isinstance(mode, InterpolationMode) else mode
     if name not in ("nearest", "bilinear", "bicubic"):
         raise ValueError(f"interpolation must be nearest, bilinear or bicubic, got {mode!r}")
@@ -149,7 +149,7 @@ def to_pil_image(picture: Any, mode: str | None = None) -> Any:
     if isinstance(picture, Tensor):
         array = picture.detach().numpy()
         if array.ndim not in (2, 3):
-            raise ShapeError(f"a picture is a tensor (C, H, W) or (H, W), got shape {array.shape}", op="to_pil_image")
+            raise ShapeError(f"a picture is (C, H, W) or (H, W), got shape {array.shape}", op="to_pil_image")
         array = array if array.ndim == 2 else np.moveaxis(array, 0, 2)
         if array.dtype.kind == "f" and mode != "F":
             array = (array.astype(np.float32) * 255).astype(np.uint8)
@@ -204,7 +204,7 @@ def normalize(tensor: Tensor, mean: Sequence[float], std: Sequence[float], inpla
     for name, values in (("mean", mean), ("std", std)):
         if np.size(values) not in (1, channels):
             raise ShapeError(
-                f"{name} has {np.size(values)} values, the picture {channels} channels (shape {tuple(tensor.shape)})",
+                f"{name} has {np.size(values)} values for the {channels} channels of shape {tuple(tensor.shape)}",
                 op="normalize",
                 hint="grey pictures need one value each, e.g. Normalize((0.5,), (0.5,))",
             )
