@@ -25,6 +25,7 @@ class Case:
     call: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the call
     train: bool = True  # False: random while training
     positive: bool = False
+    fixed: tuple[int, ...] = ()  # inputs that get no gradient
     tolerance: float = 1e-9
 
     def __str__(self) -> str:
@@ -118,7 +119,8 @@ def _results(x: Any) -> Any:
 def run_both(case: Case, ours: Any, theirs: Any) -> None:
     """Forward and backward of both; results, gradients of inputs and of parameters must agree."""
     arrays = case.arrays()
-    a, b = to_twofold(arrays), to_torch(arrays)
+    a = [to_twofold(x, i not in case.fixed) for i, x in enumerate(arrays)]
+    b = [to_torch(x, i not in case.fixed) for i, x in enumerate(arrays)]
     call_a, call_b = to_twofold(case.call, False), to_torch(case.call, False)
     y, z = ours(*_results(a), **call_a), theirs(*_results(b), **call_b)
     rng = np.random.default_rng(1)

@@ -66,6 +66,7 @@ class JointNode(Node):
         self.outputs = None
         self.types = [(t.shape, t.dtype) for t in tensors]
         self.hooks = self.retained = self.location = None
+        self.spent = False
         self.function = function
 
     @property
@@ -89,7 +90,7 @@ def _join(tensors: Sequence[Tensor], function: Callable[[list[Any]], Sequence[An
             out.append(t)
             continue
         new = alias(t)
-        new.requires_grad, new._node, new._index = True, node, i
+        new._requires_grad, new._node, new._index = True, node, i
         out.append(new)
     return out
 

@@ -9,6 +9,7 @@ from ..autodiff.handle import Tensor
 from . import functional as F
 from .functional.classification import _reduction_of
 from .module import Module
+from .shape import PairwiseDistance
 
 
 class _Loss(Module):
@@ -324,6 +325,8 @@ class TripletMarginLoss(_Loss):
         reduction: str = "mean",
     ):
         super().__init__(size_average, reduce, reduction)
+        if margin <= 0:
+            raise ValueError(f"margin must be greater than 0, got {margin}")
         self.margin, self.p, self.eps, self.swap = margin, p, eps, swap
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -350,7 +353,9 @@ class TripletMarginWithDistanceLoss(_Loss):
         reduction: str = "mean",
     ):
         super().__init__(reduction=reduction)
-        self.distance_function = distance_function or F.pairwise_distance
+        if margin <= 0:
+            raise ValueError(f"margin must be greater than 0, got {margin}")
+        self.distance_function = PairwiseDistance() if distance_function is None else distance_function
         self.margin, self.swap = margin, swap
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:

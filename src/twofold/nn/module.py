@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from ..autodiff.bind import no_record
 from ..autodiff.handle import Tensor, mode
 from ..ir.dtypes import DType, as_dtype, bfloat16, float16, float32, float64
-from ..ir.errors import DTypeError, TwofoldError
+from ..ir.errors import DTypeError, TraceError, TwofoldError
 from ..tensor.device import Device, check_device
 from .hooks import BackwardHooks, RemovableHandle, add_hook
-from .parameter import Buffer, Parameter
+from .parameter import Buffer, Parameter, take_data
 from .state import load_state, save_state
 
 Self = TypeVar("Self", bound="Module")
@@ -390,8 +390,7 @@ class Module:
                 p.grad = None
             else:
                 with no_record():
-                    p.grad = p.grad.detach()
-                    p.grad.zero_()
+                    p.grad.detach_().zero_()
 
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Replace every parameter's, gradient's and buffer's value by `fn` of it; the objects stay."""
@@ -402,8 +401,10 @@ class Module:
             for p in self._parameters.values():
                 if p is None:
                     continue
-                grad = p.grad
-                p.data = fn(p.detach())
+                new, grad = fn(p.detach()), p.grad
+                if mode.tracer is not None and new.dtype is not p.dtype:
+                    raise TraceError("a module can't change its dtype while it is traced", op="to")
+                take_data(p, new)
                 if grad is not None:
                     p.grad = fn(grad)
             for name, b in self._buffers.items():

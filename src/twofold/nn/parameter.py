@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..autodiff.bind import no_record
-from ..autodiff.handle import Tensor, alias, storage_of
+from ..autodiff.handle import Tensor, storage_of
 from ..ir.errors import AutogradError
 
 
@@ -27,7 +27,7 @@ class Parameter(Tensor):
         else:
             if not isinstance(data, Tensor):
                 data = Tensor(data)
-            _share(self, data)
+            take_data(self, data)
         if requires_grad:
             if not self.dtype.is_differentiable:
                 raise AutogradError(
@@ -66,7 +66,7 @@ class Buffer(Tensor):
         if data is None:
             super().__init__([], dtype="float32")
         else:
-            _share(self, data)
+            take_data(self, data)
         self.persistent = persistent
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Buffer:
@@ -76,8 +76,8 @@ class Buffer(Tensor):
         return memo[id(self)]
 
 
-def _share(t: Tensor, data: Tensor) -> None:
-    """Give `t` the memory of `data`, without its history.
+def take_data(t: Tensor, data: Tensor) -> None:
+    """Give `t` the memory of `data`, without its history; `t` stays the same object.
 
     A view stays linked to its base, so that traced writes reach it; a whole tensor does not need to be,
     and operations are quicker on a handle that has no base.
@@ -85,6 +85,6 @@ def _share(t: Tensor, data: Tensor) -> None:
     t._value = data._value
     t._storage = storage_of(data)
     t._value_version = data._value_version
+    t._base, t._attached, t._steps = None, True, ()
     if data._base is not None:
-        other = alias(data)
-        t._base, t._attached = other._base, other._attached
+        t._base, t._attached = data, False

@@ -279,20 +279,22 @@ def binary_cross_entropy(
                 op=op,
                 hint="put a sigmoid before it, or use BCEWithLogitsLoss on the values as they are",
             )
-    target = cast(target, input.dtype)
-    loss = -(target * _cut_log(input) + (1.0 - target) * _cut_log(1.0 - input))
+    loss = _bce(input, cast(target, input.dtype))
     if weight is not None:
         loss = loss * weight
     return reduced(loss, reduction, op)
 
 
-def _cut_log(x: Tensor) -> Tensor:
-    """max(log(x), -100) whose gradient is finite at 0."""
+def _bce(p: Tensor, target: Tensor) -> Tensor:
+    """-(y log p + (1 - y) log(1 - p)), and at the ends PyTorch's cut logarithms and slopes."""
     tiny = 1e-12
-    slope_safe = E.where(E.gt(x, tiny), x, tiny)
-    exact = E.maximum(E.log(slope_safe), -100.0)
-    with_slope = (x - x.detach()) * (1.0 / tiny) + E.maximum(E.log(x.detach()), -100.0)
-    return E.where(E.gt(x, tiny), exact, with_slope)
+    inside = E.gt(p * (1.0 - p), tiny)
+    safe = E.where(inside, p, 0.5)
+    exact = -(target * E.log(safe) + (1.0 - target) * E.log1p(-safe))
+    fixed = p.detach()
+    cut = -(target * E.maximum(E.log(fixed), -100.0) + (1.0 - target) * E.maximum(E.log1p(-fixed), -100.0))
+    slope = (fixed - target.detach()) * (1.0 / tiny)
+    return E.where(inside, exact, cut + (p - fixed) * slope)
 
 
 @composite

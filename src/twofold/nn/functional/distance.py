@@ -54,7 +54,7 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
         raise ShapeError(f"expects a 2-d input, got {input.shape}", op="pdist")
     n = input.shape[0]
     if n < 2:
-        return M.full(shape=(0,), value=0, dtype=input.dtype)
+        return R.sum(M.slice(input, start=(0, 0), stop=(0, input.shape[1]), step=(1, 1)), dims=(1,), keepdim=False)
     firsts = [M.full(shape=(n - 1 - i,), value=i, dtype=int64) for i in range(n - 1)]
     seconds = [M.iota(size=n - 1 - i, dtype=int64) + (i + 1) for i in range(n - 1)]
     a = I.index(input, M.concat(*firsts, dim=0), dims=(0,))

@@ -119,6 +119,7 @@ def huber_loss(
 ) -> Tensor:
     """d * d / 2 where the difference |d| < delta, else delta * (|d| - delta / 2).
 
+    Numerics: with `weight` the mean is over the elements, as in PyTorch, not over the weights.
     Source: Huber 1964, "Robust Estimation of a Location Parameter".
 
     >>> import twofold as tw
@@ -132,7 +133,9 @@ def huber_loss(
         size = E.abs(d)
         return E.where(E.lt(size, delta), d * d * 0.5, (size - 0.5 * delta) * delta)
 
-    return _differences(each, input, target, weight, reduction, "huber_loss")
+    if weight is None:
+        return _differences(each, input, target, None, reduction, "huber_loss")
+    return reduced(_differences(each, input, target, None, "none", "huber_loss") * weight, reduction, "huber_loss")
 
 
 @composite
