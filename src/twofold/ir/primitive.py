@@ -124,7 +124,7 @@ class Primitive:
     __slots__ = (
         "name", "type_rule", "numpy", "rules", "rule_all", "saves_all", "nondiff", "samples", "errors",
         "dtypes", "torch", "checked_by_numpy", "multiple", "data_dependent", "holomorphic",
-        "view", "write", "__weakref__",
+        "view", "write", "needs", "__weakref__",
     )  # fmt: skip
 
     def __init__(
@@ -174,6 +174,7 @@ class Primitive:
         self.holomorphic = holomorphic
         self.view = view
         self.write = write
+        self.needs: dict[int, Any] = {}  # what the rules save, by the inputs that want a gradient (autodiff.bind)
         PRIMITIVES[name] = self
 
     def __call__(self, *inputs: Any, **params: Any) -> Any:
