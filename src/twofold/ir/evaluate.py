@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .dtypes import FROM_NUMPY
-from .errors import GraphError, TwofoldError
+from .errors import GraphError, TraceError, TwofoldError
 from .graph import Graph, Node, Value
 from .primitive import Primitive
 from .text import node_text, scope_path
@@ -30,6 +30,8 @@ def evaluate(p: Primitive, values: list[Any], params: dict[str, Any]) -> Any:
     except TwofoldError:
         raise
     except Exception:
+        if any(isinstance(v, Value) for v in values):
+            raise left_over(p.name) from None
         p.type_rule(*value_types(values), **params)  # explains it, if the inputs are to blame
         raise
     if out.__class__ is _ndarray:
@@ -39,6 +41,15 @@ def evaluate(p: Primitive, values: list[Any], params: dict[str, Any]) -> Any:
     if p.multiple:
         return tuple([np.ascontiguousarray(o) if o.ndim else np.asarray(o) for o in out])
     return np.asarray(out)
+
+
+def left_over(op: str) -> TraceError:
+    """The error of a tensor that outlived the trace that made it."""
+    return TraceError(
+        "a tensor that was made inside a traced function is used outside of it, where it has no value",
+        op=op,
+        hint="return it from the function, or write it into a tensor that exists before",
+    )
 
 
 def value_types(values: list[Any]) -> list[TensorType]:
