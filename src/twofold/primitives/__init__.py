@@ -8,9 +8,22 @@
 from __future__ import annotations
 
 from ..ir.primitive import PRIMITIVES
-from . import control, conv, elementwise, index, linalg, movement, random, reduce, sort, strided, window
+from . import (
+    channels_last,
+    control,
+    conv,
+    elementwise,
+    index,
+    linalg,
+    movement,
+    random,
+    reduce,
+    sort,
+    strided,
+    window,
+)
 
 __all__ = [
-    "PRIMITIVES", "control", "conv", "elementwise", "index", "linalg", "movement", "random", "reduce", "sort",
-    "strided", "window",
+    "PRIMITIVES", "channels_last", "control", "conv", "elementwise", "index", "linalg", "movement", "random",
+    "reduce", "sort", "strided", "window",
 ]  # fmt: skip
