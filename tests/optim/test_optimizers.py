@@ -6,6 +6,7 @@ import torch
 from optim_harness import difference, groups, torch_params, train, tw_params
 
 import twofold as tw
+from twofold.autodiff.handle import Settings
 
 CASES = [
     ("SGD", {"lr": 0.05}),
@@ -229,7 +230,22 @@ def test_twins_follow_the_group():
     assert twin.item() == 0.3
     group |= {"lr": 0.4}
     assert twin.item() == 0.4
-    assert group.structure()["lr"] is False
+
+
+def test_settings_change_only_with_the_structure():
+    a = tw.zeros(1, requires_grad=True)
+    optimizer = tw.optim.SGD([a], lr=0.1, momentum=0.9)
+    before = optimizer._settings()
+    count = Settings.changes
+    optimizer.param_groups[0]["lr"] = 0.3
+    optimizer.param_groups[0]["momentum"] = 0.8
+    assert (optimizer._settings(), Settings.changes) == (before, count)
+    for name, value in (("momentum", 0), ("nesterov", True), ("maximize", True)):
+        optimizer.param_groups[0][name] = value
+        assert Settings.changes > count and optimizer._settings() != before
+        before, count = optimizer._settings(), Settings.changes
+    optimizer.add_param_group({"params": tw.zeros(1)})
+    assert Settings.changes > count and optimizer._settings() != before
 
 
 def test_closure_and_its_result():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..autodiff.composite import concrete
-from ..autodiff.handle import Tensor
+from ..autodiff.handle import Settings, Tensor
 from ..ir.dtypes import DType
 from ..primitives.movement import full
 from ..tensor._registry import assign
@@ -25,8 +25,9 @@ Function = Callable[[Any], float]
 class ParamGroup(dict[str, Any]):
     """The dict of a parameter group; see Note [Tensor twins]."""
 
-    def __init__(self, options: Mapping[str, Any]):
+    def __init__(self, options: Mapping[str, Any], exact: bool = False):
         super().__init__(options)
+        self._exact = exact
         self._twins: dict[tuple[str, Function | None, DType], Tensor] = {}
 
     def twin(self, name: str, dtype: DType, of: Function | None = None) -> Tensor:
@@ -39,16 +40,19 @@ class ParamGroup(dict[str, Any]):
             twin = self._twins[name, of, dtype] = _scalar(_number(value, of), dtype)
         return twin
 
-    def structure(self) -> dict[str, Any]:
-        """What a program made from this group depends on: options that are no numbers, and
-        for numbers only whether they are zero."""
-        twins = {name for name, _, _ in self._twins}
-        return {
-            name: _is_zero(value) if name in twins else value for name, value in self.items() if name != "params"
-        }
+    def structure(self, name: str) -> Any:
+        """What a program made from this group depends on: options that are no numbers, and of
+        numbers only whether they are zero, unless the group is `exact` about them."""
+        value = self.get(name)
+        if isinstance(value, Tensor):
+            return id(value)
+        return value if self._exact else _shape(value)
 
     def __setitem__(self, name: str, value: Any) -> None:
+        before = self.structure(name)
         super().__setitem__(name, value)
+        if name == "params" or self.structure(name) != before:
+            Settings.changes += 1
         for (twin_name, of, dtype), twin in list(self._twins.items()):
             if twin_name != name:
                 continue
@@ -67,12 +71,12 @@ class ParamGroup(dict[str, Any]):
         return self
 
     def __reduce__(self) -> Any:
-        return ParamGroup, (dict(self),)
+        return ParamGroup, (dict(self), self._exact)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ParamGroup:
         from copy import deepcopy
 
-        return ParamGroup(deepcopy(dict(self), memo))
+        return ParamGroup(deepcopy(dict(self), memo), self._exact)
 
 
 def _number(value: Any, of: Function | None) -> float:
@@ -81,10 +85,13 @@ def _number(value: Any, of: Function | None) -> float:
     return float(value if of is None else of(value))
 
 
-def _is_zero(value: Any) -> Any:
+def _shape(value: Any) -> Any:
+    """A number as "zero" or "number", for each of a tuple; anything else as it is."""
     if isinstance(value, (tuple, list)):
-        return tuple(v == 0 for v in value)
-    return isinstance(value, (int, float)) and value == 0
+        return tuple(_shape(v) for v in value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "zero" if value == 0 else "number"
+    return value
 
 
 def _scalar(value: float, dtype: DType) -> Tensor:

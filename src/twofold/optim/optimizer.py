@@ -21,7 +21,7 @@ from typing import Any
 
 from ..autodiff.bind import no_record
 from ..autodiff.composite import concrete
-from ..autodiff.handle import Tensor, alias, mode
+from ..autodiff.handle import Settings, Tensor, alias, mode
 from ..ir.dtypes import HALVES, DType, float32, float64
 from ..ir.errors import DTypeError, TwofoldError, TwofoldWarning, user_location
 from ..primitives.movement import full
@@ -65,6 +65,7 @@ class Optimizer:
         self.param_groups: list[ParamGroup] = []
         self._hooks: dict[str, dict[int, Callable[..., Any]]] = {}
         self._step_count = 0
+        self._generation = 0  # counts replaced state tensors
         self._zeroed = False
         self._warned = False
         groups = list(params)
@@ -106,7 +107,8 @@ class Optimizer:
             options.setdefault(name, default)
         options["params"] = params
         self._check_options(options)
-        self.param_groups.append(ParamGroup(options))
+        self.param_groups.append(ParamGroup(options, exact=type(self).step is not Optimizer.step))
+        Settings.changes += 1
 
     def _check_options(self, options: dict[str, Any]) -> None:
         """Raise ValueError for options out of their range."""
@@ -243,11 +245,15 @@ class Optimizer:
 
     def _load_state(self, p: Tensor, saved: Mapping[str, Any] | None) -> None:
         if not saved:
-            self.state.pop(p, None)
+            if self.state.pop(p, None):
+                self._generation += 1
+                Settings.changes += 1
             return
         state = self.state[p]
         for name in state.keys() - saved.keys():
             del state[name]
+            self._generation += 1
+            Settings.changes += 1
         for name, value in saved.items():
             have = state.get(name)
             new = _loaded(name, value, p)
@@ -255,6 +261,20 @@ class Optimizer:
                 assign(have, new)
             else:
                 state[name] = new
+                self._generation += 1
+                Settings.changes += 1
+
+    # --- what a traced step depends on
+
+    def _settings(self) -> dict[str, Any]:
+        """All that a program made from a step takes for granted; changed numbers are no change,
+        since they are tensors there, unless a class reads them in a `step` of its own."""
+        settings: dict[str, Any] = {"state": self._generation}
+        for i, group in enumerate(self.param_groups):
+            settings[f"param_groups[{i}]['params']"] = tuple(id(p) for p in group["params"])
+            for name in self.defaults:
+                settings[f"param_groups[{i}][{name!r}]"] = group.structure(name)
+        return settings
 
     # --- the loop that never zeroes
 
@@ -289,9 +309,6 @@ class Optimizer:
                 if p.grad is not None:
                     return p
         return None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"defaults": self.defaults, "state": self.state, "param_groups": self.param_groups}
 
     def __repr__(self) -> str:
         lines = [type(self).__name__ + " ("]
@@ -336,6 +353,8 @@ def _stepping(step: Callable[..., Any]) -> Callable[..., Any]:
             result = hook(self, args, kwargs)
             if result is not None:
                 args, kwargs = result
+        if mode.tracer is not None:
+            mode.tracer.touch(self)
         self._before_step()
         with no_record():
             out = step(self, *args, **kwargs)
