@@ -94,6 +94,9 @@ def run_backward(
             if inputs is None or accumulate:
                 _accumulate(t, g, create_graph, steal=id(g._value) not in used)
                 used.add(id(g._value))
+                if t._post_hooks:
+                    for hook in list(t._post_hooks.values()):
+                        hook(t)
             for k in wanted_leaves.get(id(t), ()):
                 found[k] = g
     finally:
@@ -130,6 +133,12 @@ def _root_grad(t: Tensor, g: Tensor | None) -> Tensor:
                 f"backward() without a gradient needs a scalar, got shape {t.shape}",
                 op="backward",
                 hint="reduce it first, e.g. loss.mean().backward(), or pass gradient=",
+            )
+        if t.dtype.is_complex:
+            raise AutogradError(
+                f"backward() without a gradient needs a real result, got {t.dtype.name}",
+                op="backward",
+                hint="take abs(), real or imag of it, or pass gradient=",
             )
         return PRIMITIVES["full"](shape=t.shape, value=1, dtype=t.dtype)
     if g.shape != t.shape:

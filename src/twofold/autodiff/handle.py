@@ -90,6 +90,7 @@ class Tensor:
     _seen: int = 0  # the base's _history when this view's node was made
     _value_version: int = 0  # tracing: storage version when _value was made
     _hooks: Any = None
+    _post_hooks: Any = None
     _retains_grad: bool = False
 
     __array_priority__ = 1000  # NumPy's operators give way to ours

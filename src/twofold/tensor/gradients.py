@@ -108,6 +108,25 @@ def register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Remo
 
 
 @function(module=False)
+def register_post_accumulate_grad_hook(self: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call `hook(tensor)` whenever backward has added to this leaf's `.grad`.
+
+    >>> import twofold as tw
+    >>> x = tw.ones(2, requires_grad=True)
+    >>> handle = x.register_post_accumulate_grad_hook(lambda t: print(t.grad))
+    >>> (x * 3).sum().backward()
+    tensor([3., 3.])
+    """
+    if not self.requires_grad or current_node(self) is not None:
+        raise AutogradError(
+            "only a leaf that requires grad accumulates gradients", op="register_post_accumulate_grad_hook"
+        )
+    if self._post_hooks is None:
+        self._post_hooks = {}
+    return RemovableHandle(self._post_hooks, hook)
+
+
+@function(module=False)
 def retain_grad(self: Tensor) -> None:
     """Let backward fill `.grad` of this tensor though it is not a leaf."""
     node = current_node(self)

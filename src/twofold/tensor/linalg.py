@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..autodiff.handle import Tensor
+from ..ir.dtypes import int64
 from ..ir.errors import DTypeError, ShapeError
 from ..ir.types import broadcast_shapes, canonical_dim
 from ..primitives import elementwise as E
@@ -304,6 +305,7 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
 
 def _rolled(x: Tensor, dim: int, by: int) -> Tensor:
     """Elements `by` further along a dimension of size 3, around its end."""
+
     def cut(start: int, stop: int) -> Tensor:
         starts, stops = [0] * x.ndim, list(x.shape)
         starts[dim], stops[dim] = start, stop
@@ -323,7 +325,7 @@ def trace(input: Tensor) -> Tensor:
     _needs("trace", input, 2, "input")
     diagonal = S.diagonal(input, offset=0, dim1=0, dim2=1)
     if diagonal.dtype.kind in ("bool", "int", "uint"):
-        diagonal = matched("trace", diagonal, 0)[0]
+        diagonal = E.cast(diagonal, dtype=int64)
     return R.sum(diagonal, dims=(0,), keepdim=False)
 
 

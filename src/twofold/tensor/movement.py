@@ -15,6 +15,7 @@ from ..ir.errors import DTypeError, ShapeError
 from ..ir.types import Shape, broadcast_shapes, canonical_dim, canonical_dims
 from ..primitives import elementwise as E
 from ..primitives import movement as P
+from ._bits import view_dtype
 from ._registry import METHODS, _put, assign, function
 from ._shapes import dims as _dims
 from ._shapes import infer, sizes
@@ -41,9 +42,10 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
 
 @function(module=False)
 def view(input: Tensor, *shape: Any) -> Tensor:
-    """A view in another shape, or with another dtype: never a copy.
+    """A view in another shape: never a copy. Or the same bits with another dtype.
 
-    Shapes: one size may be -1. `view(dtype)` reads the same bits as another type.
+    Shapes: one size may be -1. `view(dtype)` reads the same bits as another type (this is a copy);
+        where that has another size, the last dimension grows or shrinks.
     Raises: ShapeError if the number of elements differs, or if the memory's order doesn't allow it.
 
     >>> import twofold as tw
@@ -54,7 +56,7 @@ def view(input: Tensor, *shape: Any) -> Tensor:
             [0., 0.]])
     """
     if len(shape) == 1 and isinstance(shape[0], DType):
-        return _view_dtype(input, shape[0])
+        return view_dtype(input, shape[0])
     out = P.reshape(input, shape=infer(sizes(shape, "view"), input, "view"))
     if (out._storage is None or out._storage is not input._storage) and math.prod(input.shape):
         text = ", ".join(map(str, out.shape))
@@ -65,19 +67,6 @@ def view(input: Tensor, *shape: Any) -> Tensor:
             hint=f"use reshape({text}), which copies when it must, or contiguous().view({text})",
         )
     return out
-
-
-def _view_dtype(input: Tensor, dtype: DType) -> Tensor:
-    have, want = input.dtype.itemsize, dtype.itemsize
-    if have != want and input.ndim == 0:
-        raise ShapeError(f"a 0-d {input.dtype.name} tensor can't be seen as {dtype.name}: sizes differ", op="view")
-    if want > have and input.shape[-1] % (want // have):
-        raise ShapeError(
-            f"the last dimension of shape {input.shape} must be divisible by {want // have} to see "
-            f"{input.dtype.name} as {dtype.name}",
-            op="view",
-        )
-    return E.bitcast(input, dtype=dtype)
 
 
 @function(module=False)
