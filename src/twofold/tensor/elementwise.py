@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from ..autodiff.bind import bind, no_record
-from ..autodiff.handle import Tensor
+from ..autodiff.handle import Tensor, mode
 from ..ir.dtypes import bool_, float64
 from ..ir.errors import DTypeError, TwofoldError
 from ..ir.primitive import Primitive
@@ -305,6 +305,9 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
 
 def clamp_numbers(x: Tensor, low: float | None, high: float | None) -> Tensor:
     """`x` limited to [low, high]; the gradient passes inside, the limits included."""
+    if not (mode.grad and x.requires_grad):  # the same values in half the operations
+        x = x if low is None else prim.maximum(x, low)
+        return x if high is None else prim.minimum(x, high)
     if low is not None:
         x = prim.where(prim.lt(x, low), low, x)
     if high is not None:

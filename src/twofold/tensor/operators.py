@@ -16,7 +16,7 @@ from ..ir.primitive import Primitive
 from ..primitives import elementwise as prim
 from . import arithmetic, comparison
 from ._registry import change, function
-from .promotion import FITS, is_operand
+from .promotion import FITS, INTEGERS, is_operand
 
 _NO_PARAMS: dict[str, Any] = {}
 General = Callable[[Any, Any], Tensor]
@@ -29,7 +29,9 @@ def _forward(p: Primitive, general: General) -> Callable[[Tensor, Any], Any]:
         if isinstance(y, Tensor):
             if x._value.dtype is y._value.dtype:
                 return bind(p, (x, y), _NO_PARAMS)
-        elif y.__class__ in FITS[x._value.dtype.kind]:
+        elif y.__class__ in FITS[x._value.dtype.kind] or (
+            y.__class__ is int and 0 <= y < 128 and x._value.dtype.kind in INTEGERS
+        ):
             return bind(p, (x, y), _NO_PARAMS)
         elif not is_operand(y):
             return NotImplemented

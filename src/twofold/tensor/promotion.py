@@ -9,6 +9,7 @@ float16, and `int_vector * 2.5` is of the default dtype.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ FITS: dict[str, frozenset[type]] = {
     "f": _FLOAT, "float": _FLOAT, "V": _FLOAT, "c": _COMPLEX, "complex": _COMPLEX,
     "i": _NONE, "int": _NONE, "u": _NONE, "uint": _NONE, "b": _NONE, "bool": _NONE,
 }  # fmt: skip
+INTEGERS = frozenset(("i", "u", "int", "uint"))  # every one of these dtypes holds 0 to 127
 
 
 def is_operand(x: Any) -> bool:
@@ -131,11 +133,17 @@ def _wrapped_integer(x: int, dtype: DType) -> int:
     return x - (1 << bits) if dtype.is_signed and x >> (bits - 1) else x
 
 
-def matched(op: str, *operands: Any, floating: bool = False) -> list[Any]:
+def matched(op: str, *operands: Any, floating: bool = False) -> Sequence[Any]:
     """The operands in their common dtype; `floating` turns integers into the default dtype.
 
     At least one of them must be a tensor. Python numbers stay numbers.
     """
+    if len(operands) == 2:  # nearly always they agree already
+        a, b = operands
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            kind = a._value.dtype
+            if kind is b._value.dtype and (not floating or FITS[kind.kind]):
+                return operands
     xs = [operand(x, op) for x in operands]
     if not any(isinstance(x, Tensor) for x in xs):
         raise DTypeError(f"expected a tensor among the arguments, got {', '.join(map(repr, xs))}", op=op)
