@@ -337,3 +337,51 @@ def test_chain_of_views_through_every_kind() -> None:
     y.mul_(-1)
     u.mul_(-1)
     assert x.tolist() == t.tolist()
+
+
+# Traced programs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_traced_program_equals_the_eager_one(seed: int) -> None:
+    rng = random.Random(seed)
+    values = np.random.default_rng(seed)
+    leaf, plain = values.uniform(-1, 1, SHAPE), values.uniform(-1, 1, SHAPE)
+    eager = Machine(tw, leaf, plain)
+    program = []
+    for _ in range(rng.randrange(3, 10)):
+        kind, fn = _step(rng, [t.shape for t in eager.tensors])
+        with tw.set_grad_enabled(kind != "silent"):
+            result = eager.run(fn)
+        if isinstance(result, Exception):
+            continue  # refused steps are not a part of the program
+        program.append((kind, fn))
+        if kind == "new":
+            eager.tensors.append(result)
+
+    def run(leaf: tw.Tensor, plain: tw.Tensor) -> tuple[list[tw.Tensor], tw.Tensor | None]:
+        machine = Machine.__new__(Machine)
+        machine.tensors = [leaf, plain, leaf * 1.0]
+        for kind, fn in program:
+            with tw.set_grad_enabled(kind != "silent"):
+                result = fn(machine.tensors)
+            if kind == "new":
+                machine.tensors.append(result)
+        loss = sum((t.sum() for t in machine.tensors if t.requires_grad), tw.zeros((), dtype=tw.float64))
+        try:
+            (g,) = tw.autograd.grad(loss, leaf, allow_unused=True)
+        except AutogradError as e:
+            assert "changed in place" in str(e)
+            g = None
+        return [t.detach().clone() for t in machine.tensors], g
+
+    def make() -> tuple[tw.Tensor, tw.Tensor]:
+        return tw.tensor(leaf, requires_grad=True), tw.tensor(plain)
+
+    wanted, gradient = run(*make())
+    got, traced_gradient = tw.trace(run, *make())(*make())
+    for a, b in zip(got, wanted, strict=True):
+        assert a.shape == b.shape and _same(a, b)
+    assert (gradient is None) == (traced_gradient is None)
+    if gradient is not None:
+        assert _same(traced_gradient, gradient)
