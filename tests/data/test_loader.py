@@ -89,7 +89,8 @@ def no_threads_are_left():
         {"sampler": lambda: WeightedRandomSampler([1.0] * 23, 30), "batch_size": 3},
         {"batch_sampler": lambda: BatchSampler(RandomSampler(range(23), replacement=True), 4)},
     ],
-    ids=str,
+    ids=["batches", "shuffled", "drop_last", "no_batches", "sampler", "batch_sampler"],
+)
 )
 def test_batches_do_not_depend_on_workers(options):
     def run(workers):
