@@ -91,7 +91,6 @@ def no_threads_are_left():
     ],
     ids=["batches", "shuffled", "drop_last", "no_batches", "sampler", "batch_sampler"],
 )
-)
 def test_batches_do_not_depend_on_workers(options):
     def run(workers):
         tw.manual_seed(11)

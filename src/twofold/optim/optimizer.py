@@ -300,7 +300,8 @@ class Optimizer:
             return
         p = self._probe()
         if p is not None and p.grad is not None:
-            p.grad._spent = ((getattr(p.grad, "_stale", 0) or 0) + 1, p.grad._version)
+            marks = p.grad.__dict__
+            marks["_spent"] = ((marks.get("_stale") or 0) + 1, p.grad._version)
 
     def _probe(self) -> Tensor | None:
         """One parameter with a gradient; all are zeroed together or not at all."""

@@ -103,12 +103,13 @@ class OneCycleLR(LRScheduler):
         share = (self.last_epoch - first) / (last - first)
         lrs = []
         for group in self.optimizer.param_groups:
-            lrs.append(self._between(*(group[name] for name in lr_names), share))
+            lrs.append(self._between(group, lr_names, share))
             if self.cycle_momentum:
-                _set_momentum(group, self._between(*(group[name] for name in momentum_names), share))
+                _set_momentum(group, self._between(group, momentum_names, share))
         return lrs
 
-    def _between(self, start: float, end: float, share: float) -> float:
+    def _between(self, group: ParamGroup, names: tuple[str, ...], share: float) -> float:
+        start, end = (group[name] for name in names)
         if self.anneal_strategy == "linear":
             return (end - start) * share + start
         return end + (start - end) / 2.0 * (1 + math.cos(math.pi * share))

@@ -102,7 +102,7 @@ class MNIST(ArrayDataset):
         return f"    Split: {'Train' if self.train else 'Test'}"
 
 
-def _kind(hash_: str | None) -> dict[str, str]:
+def _kind(hash_: str | None) -> dict[str, Any]:
     if hash_ is None:
         return {}
     return {"sha256" if len(hash_) == 64 else "md5": hash_}

@@ -142,7 +142,7 @@ class RandomErasing(Transform):
             return tensor
         channels, height, width = F.get_dimensions(tensor)
         for _ in range(10):
-            area = height * width * rng.uniform(*self.scale)
+            area = height * width * rng.uniform(self.scale[0], self.scale[1])
             aspect = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
             h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < h < height and 0 < w < width:

@@ -257,7 +257,7 @@ class RandomAffine(Transform):
                 float(round(rng.uniform(-t * n, t * n)))
                 for t, n in zip(self.translate, (width, height), strict=True)
             ]
-        scale = 1.0 if self.scale is None else rng.uniform(*self.scale)
+        scale = 1.0 if self.scale is None else rng.uniform(self.scale[0], self.scale[1])
         shear = [0.0, 0.0]
         if self.shear is not None:
             four = isinstance(self.shear, Sequence) and len(self.shear) == 4
