@@ -242,3 +242,10 @@ def test_finfo_and_iinfo():
         tw.finfo(tw.int8)
     with pytest.raises(DTypeError, match="iinfo is for integer dtypes"):
         tw.iinfo(tw.float32)
+
+
+@pytest.mark.parametrize("name", ["hann_window", "hamming_window", "blackman_window", "bartlett_window"])
+def test_windows(name):
+    for length, periodic in itertools.product((0, 1, 2, 5, 8), (True, False)):
+        compare(name, (length, periodic), {"dtype": tw.float64})
+        compare(name, (length, periodic), rtol=1e-6)

@@ -342,3 +342,17 @@ def test_a_tensor_that_left_its_trace_has_no_value():
     with pytest.raises(TraceError, match="made while tracing and has no value outside"):
         kept[0].numpy()
     assert repr(kept[0]) == "tensor(<float32[2]>)"
+
+
+def test_subclasses():
+    class Image(tw.Tensor):
+        pass
+
+    x = tw.ones(2, requires_grad=True)
+    y = (x * 2).as_subclass(Image)
+    assert type(y) is Image and type(y * 2) is tw.Tensor
+    (y * y).sum().backward()
+    assert x.grad.tolist() == [8.0, 8.0]
+    with pytest.raises(DTypeError, match="is no subclass of Tensor"):
+        x.as_subclass(int)
+    assert x.is_cpu and x.get_device() == -1 and x.is_same_size(y)

@@ -278,3 +278,22 @@ def test_errors():
         tw.zeros(0).max()
     with pytest.raises(TwofoldError, match="p='nuc' is not a vector norm"):
         tw.norm(tw.zeros(2, 2), "nuc")
+
+
+@pytest.mark.parametrize("edge_order", [1, 2])
+def test_gradient_of_samples(edge_order):
+    x = sample((4, 5))
+    compare("gradient", (x,), {"edge_order": edge_order})
+    compare("gradient", (x,), {"dim": 1, "spacing": 0.5, "edge_order": edge_order})
+    places = tw.tensor(np.sort(np.random.default_rng(0).random(4)))
+    theirs = torch.gradient(to_torch(x), spacing=(to_torch(places),), dim=0, edge_order=edge_order)
+    assert_same(tw.gradient(x, spacing=(places,), dim=0, edge_order=edge_order), tuple(theirs), 1e-10)
+    with pytest.raises(ShapeError, match="needs at least"):
+        tw.gradient(tw.zeros(edge_order), edge_order=edge_order)
+
+
+def test_sum_to_size():
+    for size in ((2, 3, 4), (1, 3, 1), (3, 4), (4,), (1,), ()):
+        compare(".sum_to_size", (sample((2, 3, 4)), size))
+    with pytest.raises(ShapeError, match="not broadcast"):
+        tw.zeros(2).sum_to_size(3)

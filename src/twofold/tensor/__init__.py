@@ -31,6 +31,7 @@ from . import (  # noqa: F401  (each module fills the table of functions)
     saving,
     sorting,
     statistics,
+    windows,
 )
 from ._registry import FUNCTIONS, METHODS, attach_methods
 

@@ -11,9 +11,9 @@ import numpy as np
 from ..autodiff.bind import bind
 from ..autodiff.handle import Tensor, mode
 from ..ir.dtypes import BY_NAME, DType, as_dtype
-from ..ir.errors import OutOfBoundsError
+from ..ir.errors import DTypeError, OutOfBoundsError
 from ..ir.types import Shape, canonical_dim, contiguous_strides
-from ..primitives import elementwise
+from ..primitives import elementwise, movement
 from ._registry import METHODS, _put, function
 from .device import CPU, Device, check_device
 from .interop import concrete
@@ -83,6 +83,7 @@ _put(
     property(lambda t: t.dtype.itemsize * math.prod(t._value.shape), doc="Bytes of all elements."),
 )
 _put(METHODS, "device", property(lambda t: CPU, doc="Where the memory is: always the CPU."))
+_put(METHODS, "is_cpu", property(lambda t: True, doc="True: this build computes on the CPU only."))
 _put(METHODS, "is_cuda", property(lambda t: False, doc="False: this build computes on the CPU only."))
 _put(METHODS, "is_sparse", property(lambda t: False, doc="False: tensors are dense."))
 _put(METHODS, "layout", property(lambda t: "strided", doc="How the elements are stored: always strided."))
@@ -339,6 +340,47 @@ def cuda(self: Tensor, device: Any = None, non_blocking: builtins.bool = False) 
     """Raises TwofoldError: this build computes on the CPU only."""
     check_device("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
     return self
+
+
+@function(module=False)
+def get_device(self: Tensor) -> int:
+    """The number of the accelerator that holds the tensor; -1 for the CPU.
+
+    >>> import twofold as tw
+    >>> tw.zeros(1).get_device()
+    -1
+    """
+    return -1
+
+
+@function(module=False)
+def is_same_size(self: Tensor, other: Tensor) -> builtins.bool:
+    """Whether two tensors have the same shape.
+
+    >>> import twofold as tw
+    >>> tw.zeros(2).is_same_size(tw.zeros(3))
+    False
+    """
+    return self.shape == other.shape
+
+
+@function(module=False)
+def as_subclass(self: Tensor, cls: Any) -> Any:
+    """A tensor of the class `cls`, a subclass of Tensor, on the same memory and with the same history.
+
+    Raises: DTypeError when `cls` is no subclass of Tensor.
+
+    >>> import twofold as tw
+    >>> class Image(tw.Tensor):
+    ...     pass
+    >>> isinstance(tw.zeros(1).as_subclass(Image), Image)
+    True
+    """
+    if not (isinstance(cls, builtins.type) and issubclass(cls, Tensor)):
+        raise DTypeError(f"{cls!r} is no subclass of Tensor", op="as_subclass")
+    out = movement.reshape(self, shape=self.shape)
+    out.__class__ = cls
+    return out
 
 
 @function(module=False)

@@ -443,7 +443,18 @@ def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neg
     return prim.where(prim.eq(x, -math.inf), -largest if neginf is None else float(neginf), x)
 
 
-@function(aliases=("conj_physical",))
+@function(name="resolve_conj", aliases=("resolve_neg",))
+def _as_it_is(input: Tensor) -> Tensor:
+    """The tensor itself: conjugation and negation are never put off.
+
+    >>> import twofold as tw
+    >>> tw.resolve_conj(tw.tensor([1 + 2j]).conj())
+    tensor([1.-2.j])
+    """
+    return input
+
+
+@function(aliases=("conj_physical",), inplace=True)
 def conj(input: Tensor) -> Tensor:
     """The complex conjugate; a real tensor as it is.
 

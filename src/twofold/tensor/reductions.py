@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import as_dtype, bool_, int64, uint8
 from ..ir.errors import DTypeError, ShapeError, TwofoldError
-from ..ir.types import Shape, canonical_dim, canonical_dims
+from ..ir.types import Shape, broadcast_shapes, canonical_dim, canonical_dims
 from ..primitives import elementwise as prim
 from ..primitives import index as places
 from ..primitives import movement
 from ..primitives import reduce as red
 from ._registry import function
+from ._shapes import sizes
 from .attributes import cast
 from .binary import maximum, minimum
 from .comparison import isnan, truth
@@ -362,7 +363,25 @@ def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     return norm(input - other, p)
 
 
-@function
+@function(module=False)
+def sum_to_size(self: Tensor, *size: Any) -> Tensor:
+    """The sum over the dimensions along which `size` would have to be broadcast to this shape.
+
+    Raises: ShapeError when `size` does not broadcast to it.
+
+    >>> import twofold as tw
+    >>> tw.ones(2, 3).sum_to_size(1, 3)
+    tensor([[2., 2., 2.]])
+    """
+    want = sizes(size, "sum_to_size")
+    if len(want) > self.ndim or broadcast_shapes(want, self.shape) != self.shape:
+        raise ShapeError(f"size {want} does not broadcast to shape {self.shape}", op="sum_to_size")
+    lead = self.ndim - len(want)
+    dims = tuple(i for i, n in enumerate(self.shape) if i < lead or (want[i - lead] == 1 and n != 1))
+    return movement.reshape(red.sum(self, dims=dims, keepdim=True), shape=want)
+
+
+@function(inplace=True)
 def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     """Slices along `dim` scaled down so that their p-norm is at most `maxnorm`.
 
@@ -373,6 +392,6 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     """
     x = tensor_operand(input, "renorm")
     d = canonical_dim(dim, x.ndim, op="renorm")
-    sizes = vector_norm(x, float(p), tuple(i for i in range(x.ndim) if i != d), True)
-    scale = prim.where(prim.gt(sizes, maxnorm), maxnorm / (sizes + 1e-7), 1)
+    norms = vector_norm(x, float(p), tuple(i for i in range(x.ndim) if i != d), True)
+    scale = prim.where(prim.gt(norms, maxnorm), maxnorm / (norms + 1e-7), 1)
     return x * scale

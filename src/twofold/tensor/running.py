@@ -171,3 +171,56 @@ def cumulative_trapezoid(y: Tensor, x: Tensor | None = None, *, dx: Any = 1, dim
     """
     areas, d = _trapezoids(y, x, dx, dim, "cumulative_trapezoid")
     return red.cumsum(areas, dim=d)
+
+
+@function(method=False)
+def gradient(input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: int = 1) -> tuple[Tensor, ...]:
+    """Derivatives of samples along dimensions: central differences, one-sided at the ends.
+
+    Args:
+        spacing: the distance of neighbours, a number for all dimensions, or a number or a 1-d tensor
+            of places for each.
+        dim: the dimensions, all when None; the result has a tensor for each.
+        edge_order: 1 or 2, the order of accuracy at the ends.
+
+    Raises: TwofoldError for another `edge_order`; ShapeError for fewer than `edge_order + 1` samples.
+
+    >>> import twofold as tw
+    >>> tw.gradient(tw.tensor([1.0, 4.0, 9.0, 16.0]))
+    (tensor([3., 4., 6., 7.]),)
+    """
+    x = floating(input, "gradient")
+    if edge_order not in (1, 2):
+        raise TwofoldError(f"edge_order must be 1 or 2, got {edge_order}", op="gradient")
+    dims = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
+    ds = [canonical_dim(d, x.ndim, op="gradient") for d in dims]
+    steps = list(spacing) if isinstance(spacing, (tuple, list)) else [spacing] * len(ds)
+    if len(steps) != len(ds):
+        raise TwofoldError(f"spacing has {len(steps)} entries for {len(ds)} dimensions", op="gradient")
+    return tuple(_gradient(x, step, d, edge_order) for step, d in zip(steps, ds, strict=True))
+
+
+def _gradient(x: Tensor, spacing: Any, dim: int, order: int) -> Tensor:
+    n = x.shape[dim]
+    if n < order + 1:
+        raise ShapeError(f"dimension {dim} of shape {x.shape} needs at least {order + 1} samples", op="gradient")
+    if isinstance(spacing, Tensor) and spacing.ndim:
+        column = movement.reshape(cast(spacing, x.dtype), shape=(n, *(1,) * (x.ndim - 1 - dim)))
+        h = diff(column, dim=0)
+        shape = (1,) * dim + h.shape
+        h = movement.reshape(h, shape=shape)
+    else:
+        h = movement.full(shape=(*(1,) * dim, n - 1, *(1,) * (x.ndim - 1 - dim)), value=1, dtype=x.dtype) * spacing
+    slope = diff(x, dim=dim) / h
+    a, b = _part(h, dim, 0, n - 2), _part(h, dim, 1, n - 1)
+    left, right = _part(slope, dim, 0, n - 2), _part(slope, dim, 1, n - 1)
+    middle = (b * left + a * right) / (a + b)
+    first, last = _part(slope, dim, 0, 1), _part(slope, dim, n - 2, n - 1)
+    if order == 2:  # the parabola through three points, at its ends
+        first = first + (first - _part(slope, dim, 1, 2)) * _part(a, dim, 0, 1) / (
+            _part(a, dim, 0, 1) + _part(b, dim, 0, 1)
+        )
+        last = last + (last - _part(slope, dim, n - 3, n - 2)) * _part(b, dim, n - 3, n - 2) / (
+            _part(a, dim, n - 3, n - 2) + _part(b, dim, n - 3, n - 2)
+        )
+    return movement.concat(first, middle, last, dim=dim)
