@@ -154,7 +154,12 @@ def gradcheck(
     rtol: float = 1e-3,
     raise_exception: bool = True,
 ) -> bool:
-    """`check_grads` of order 1 under PyTorch's name; True if the gradients agree."""
+    """`check_grads` of order 1 under PyTorch's name; True if the gradients agree.
+
+    >>> import twofold as tw
+    >>> tw.autograd.gradcheck(lambda x: x.tanh(), tw.ones(2, dtype=tw.float64))
+    True
+    """
     return _gradcheck(1, func, inputs, raise_exception, {"eps": eps, "atol": atol, "rtol": rtol})
 
 
@@ -168,5 +173,10 @@ def gradgradcheck(
     rtol: float = 1e-3,
     raise_exception: bool = True,
 ) -> bool:
-    """`check_grads` of order 2 under PyTorch's name; weights of the outputs are random."""
+    """`check_grads` of order 2 under PyTorch's name; weights of the outputs are random.
+
+    >>> import twofold as tw
+    >>> tw.autograd.gradgradcheck(lambda x: x.tanh(), tw.ones(2, dtype=tw.float64))
+    True
+    """
     return _gradcheck(2, func, inputs, raise_exception, {"eps": eps, "atol": atol, "rtol": rtol})

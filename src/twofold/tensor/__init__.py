@@ -10,6 +10,7 @@ from . import (  # noqa: F401  (each module fills the table of functions)
     comparison,
     creation,
     device,
+    distances,
     einsum,
     elementwise,
     filling,

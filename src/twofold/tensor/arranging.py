@@ -39,7 +39,13 @@ def flip(input: Tensor, *dims: Any, **dim: Any) -> Tensor:
 
 @function
 def fliplr(input: Tensor) -> Tensor:
-    """Reverse the columns (dimension 1)."""
+    """Reverse the columns (dimension 1).
+
+    >>> import twofold as tw
+    >>> tw.tensor([[1, 2], [3, 4]]).fliplr()
+    tensor([[2, 1],
+            [4, 3]])
+    """
     if input.ndim < 2:
         raise ShapeError(f"fliplr needs at least 2 dimensions, got shape {input.shape}", op="fliplr")
     return P.flip(input, dims=(1,))
@@ -47,7 +53,12 @@ def fliplr(input: Tensor) -> Tensor:
 
 @function
 def flipud(input: Tensor) -> Tensor:
-    """Reverse the rows (dimension 0)."""
+    """Reverse the rows (dimension 0).
+
+    >>> import twofold as tw
+    >>> tw.tensor([1, 2]).flipud()
+    tensor([2, 1])
+    """
     if input.ndim < 1:
         raise ShapeError("flipud needs at least 1 dimension, got a 0-d tensor", op="flipud")
     return P.flip(input, dims=(0,))
@@ -200,7 +211,13 @@ def diag(input: Tensor, diagonal: int = 0) -> Tensor:
 
 @function
 def diagflat(input: Tensor, offset: int = 0) -> Tensor:
-    """A matrix with all elements of the tensor on its diagonal."""
+    """A matrix with all elements of the tensor on its diagonal.
+
+    >>> import twofold as tw
+    >>> tw.diagflat(tw.tensor([1, 2]))
+    tensor([[1, 0],
+            [0, 2]])
+    """
     return diag_embed(P.reshape(input, shape=(input.type_.size,)), offset)
 
 
@@ -281,6 +298,10 @@ def view_as_real(input: Tensor) -> Tensor:
 
     Shapes: complex (...) -> float (..., 2).
     Raises: DTypeError if the tensor is not complex.
+
+    >>> import twofold as tw
+    >>> tw.view_as_real(tw.tensor([1 + 2j]))
+    tensor([[1., 2.]])
     """
     if not input.dtype.is_complex:
         raise DTypeError(f"expected a complex tensor, got {input.dtype.name}", op="view_as_real")
@@ -293,6 +314,10 @@ def view_as_complex(input: Tensor) -> Tensor:
 
     Shapes: float (..., 2) -> complex (...).
     Raises: DTypeError, ShapeError if the tensor is not of float pairs.
+
+    >>> import twofold as tw
+    >>> tw.view_as_complex(tw.tensor([[1.0, 2.0]]))
+    tensor([1.+2.j])
     """
     if input.dtype.name not in ("float32", "float64"):
         raise DTypeError(f"expected float32 or float64, got {input.dtype.name}", op="view_as_complex")

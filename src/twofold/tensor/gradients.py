@@ -128,7 +128,15 @@ def register_post_accumulate_grad_hook(self: Tensor, hook: Callable[[Tensor], No
 
 @function(module=False)
 def retain_grad(self: Tensor) -> None:
-    """Let backward fill `.grad` of this tensor though it is not a leaf."""
+    """Let backward fill `.grad` of this tensor though it is not a leaf.
+
+    >>> import twofold as tw
+    >>> h = tw.ones(2, requires_grad=True) * 3
+    >>> h.retain_grad()
+    >>> (h * h).sum().backward()
+    >>> h.grad
+    tensor([6., 6.])
+    """
     node = current_node(self)
     if not self.requires_grad:
         raise AutogradError("a tensor that does not require grad gets no gradient to retain", op="retain_grad")
@@ -154,6 +162,10 @@ def requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
     """Set whether operations on this leaf are recorded; returns it.
 
     Raises: DTypeError for integers and bools; AutogradError when taking it from a non-leaf.
+
+    >>> import twofold as tw
+    >>> tw.ones(2).requires_grad_()
+    tensor([1., 1.], requires_grad=True)
     """
     self.requires_grad = requires_grad
     return self
@@ -161,7 +173,12 @@ def requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
 
 @function
 def detach(input: Tensor) -> Tensor:
-    """The same memory without history: no gradient flows through the result."""
+    """The same memory without history: no gradient flows through the result.
+
+    >>> import twofold as tw
+    >>> tw.ones(2, requires_grad=True).detach()
+    tensor([1., 1.])
+    """
     return alias(input)
 
 
@@ -170,6 +187,10 @@ def detach_(self: Tensor) -> Tensor:
     """Forget this tensor's history, in place.
 
     Raises: AutogradError for a view: its base would still know.
+
+    >>> import twofold as tw
+    >>> (tw.ones(2, requires_grad=True) * 3).detach_()
+    tensor([3., 3.])
     """
     if self._base is not None and self._attached and self.requires_grad:
         raise AutogradError("a view can't be detached in place", op="detach_", hint="use detach()")
@@ -293,7 +314,13 @@ class enable_grad(_Switch):
 
 
 class inference_mode(_Switch):
-    """`no_grad` that `enable_grad` inside does not undo; for running a model only."""
+    """`no_grad` that `enable_grad` inside does not undo; for running a model only.
+
+    >>> import twofold as tw
+    >>> with tw.inference_mode(), tw.enable_grad():
+    ...     tw.is_grad_enabled()
+    False
+    """
 
     def __init__(self, mode: bool = True):
         self._on = mode
@@ -332,12 +359,22 @@ class set_grad_enabled(_Switch):
 
 
 def is_grad_enabled() -> bool:
-    """Whether operations are recorded for backward in this thread."""
+    """Whether operations are recorded for backward in this thread.
+
+    >>> import twofold as tw
+    >>> tw.is_grad_enabled()
+    True
+    """
     return mode.grad
 
 
 def is_inference_mode_enabled() -> bool:
-    """Whether this thread is inside `inference_mode`."""
+    """Whether this thread is inside `inference_mode`.
+
+    >>> import twofold as tw
+    >>> tw.is_inference_mode_enabled()
+    False
+    """
     return mode.inference
 
 

@@ -91,7 +91,12 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 @function(method=False)
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
-    """Join along dimension 1, or 0 for 1-d tensors."""
+    """Join along dimension 1, or 0 for 1-d tensors.
+
+    >>> import twofold as tw
+    >>> tw.hstack([tw.tensor([1]), tw.tensor([2, 3])])
+    tensor([1, 2, 3])
+    """
     xs = _atleast((_alike(tensors, "hstack"),), _to_1d)
     return cat(xs, 0 if xs[0].ndim == 1 else 1)
 
@@ -109,13 +114,24 @@ def vstack(tensors: Sequence[Tensor]) -> Tensor:
 
 @function(method=False)
 def dstack(tensors: Sequence[Tensor]) -> Tensor:
-    """Join along dimension 2, after `atleast_3d`."""
+    """Join along dimension 2, after `atleast_3d`.
+
+    >>> import twofold as tw
+    >>> tw.dstack([tw.zeros(2), tw.ones(2)]).shape
+    (1, 2, 2)
+    """
     return cat(_atleast((_alike(tensors, "dstack"),), _to_3d), 2)
 
 
 @function(method=False)
 def column_stack(tensors: Sequence[Tensor]) -> Tensor:
-    """Join columns: 0-d and 1-d tensors are columns."""
+    """Join columns: 0-d and 1-d tensors are columns.
+
+    >>> import twofold as tw
+    >>> tw.column_stack([tw.tensor([1, 2]), tw.tensor([3, 4])])
+    tensor([[1, 3],
+            [2, 4]])
+    """
     xs = _alike(tensors, "column_stack")
     return cat([x if x.ndim > 1 else P.reshape(x, shape=(*_to_1d(x).shape, 1)) for x in xs], 1)
 
@@ -189,10 +205,15 @@ def split(input: Tensor, split_size_or_sections: int | Sequence[int], dim: int =
     return _parts(input, dim, [min(i + size, n) for i in range(0, n, size)] if n else [0])
 
 
-split_with_sizes = function(module=True, name="split_with_sizes")(
-    lambda input, split_sizes, dim=0: split(input, list(split_sizes), dim)
-)
-split_with_sizes.__doc__ = "`split` with a list of sizes."
+@function(dims=True)
+def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+    """`split` with a list of sizes.
+
+    >>> import twofold as tw
+    >>> [p.tolist() for p in tw.arange(3).split_with_sizes([1, 2])]
+    [[0], [1, 2]]
+    """
+    return split(input, list(split_sizes), dim)
 
 
 @function(dims=True)
@@ -254,19 +275,34 @@ def _even_split(input: Tensor, at: Any, dim: int, op: str, least: int) -> tuple[
 
 @function
 def hsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
-    """Split into columns: along dimension 1, or 0 for 1-d tensors."""
+    """Split into columns: along dimension 1, or 0 for 1-d tensors.
+
+    >>> import twofold as tw
+    >>> [p.tolist() for p in tw.arange(4).hsplit(2)]
+    [[0, 1], [2, 3]]
+    """
     return _even_split(input, indices_or_sections, 0 if input.ndim == 1 else 1, "hsplit", 1)
 
 
 @function
 def vsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
-    """Split into rows: along dimension 0."""
+    """Split into rows: along dimension 0.
+
+    >>> import twofold as tw
+    >>> [p.shape for p in tw.zeros(4, 2).vsplit(2)]
+    [(2, 2), (2, 2)]
+    """
     return _even_split(input, indices_or_sections, 0, "vsplit", 2)
 
 
 @function
 def dsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
-    """Split along dimension 2."""
+    """Split along dimension 2.
+
+    >>> import twofold as tw
+    >>> [p.shape for p in tw.zeros(1, 2, 4).dsplit(2)]
+    [(1, 2, 2), (1, 2, 2)]
+    """
     return _even_split(input, indices_or_sections, 2, "dsplit", 3)
 
 

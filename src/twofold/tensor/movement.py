@@ -71,13 +71,23 @@ def view(input: Tensor, *shape: Any) -> Tensor:
 
 @function(module=False)
 def view_as(input: Tensor, other: Tensor) -> Tensor:
-    """`input.view(other.shape)`."""
+    """`input.view(other.shape)`.
+
+    >>> import twofold as tw
+    >>> tw.arange(4).view_as(tw.zeros(2, 2)).shape
+    (2, 2)
+    """
     return view(input, other.shape)
 
 
 @function(module=False)
 def reshape_as(input: Tensor, other: Tensor) -> Tensor:
-    """`input.reshape(other.shape)`."""
+    """`input.reshape(other.shape)`.
+
+    >>> import twofold as tw
+    >>> tw.arange(4).reshape_as(tw.zeros(2, 2)).shape
+    (2, 2)
+    """
     return reshape(input, other.shape)
 
 
@@ -199,6 +209,11 @@ def t(input: Tensor) -> Tensor:
     """The transpose of a matrix; 0-d and 1-d tensors come back as they are.
 
     Raises: ShapeError for more than two dimensions.
+
+    >>> import twofold as tw
+    >>> tw.tensor([[1, 2]]).t()
+    tensor([[1],
+            [2]])
     """
     if input.ndim > 2:
         raise ShapeError(
@@ -240,7 +255,13 @@ def _adjoint(input: Tensor, op: str) -> Tensor:
 
 @function
 def adjoint(input: Tensor) -> Tensor:
-    """The conjugate of the last two dimensions exchanged."""
+    """The conjugate of the last two dimensions exchanged.
+
+    >>> import twofold as tw
+    >>> tw.tensor([[1j, 2.0]]).adjoint()
+    tensor([[0.-1.j],
+            [2.-0.j]])
+    """
     return _adjoint(input, "adjoint")
 
 
@@ -300,13 +321,25 @@ def _expand(input: Tensor, want: Shape, op: str) -> Tensor:
 
 @function
 def expand_as(input: Tensor, other: Tensor) -> Tensor:
-    """`input.expand(other.shape)`."""
+    """`input.expand(other.shape)`.
+
+    >>> import twofold as tw
+    >>> tw.tensor([1, 2]).expand_as(tw.zeros(2, 2))
+    tensor([[1, 2],
+            [1, 2]])
+    """
     return _expand(input, other.shape, "expand_as")
 
 
 @function
 def broadcast_to(input: Tensor, size: Sequence[int]) -> Tensor:
-    """A view of shape `size`, by the rules of broadcasting."""
+    """A view of shape `size`, by the rules of broadcasting.
+
+    >>> import twofold as tw
+    >>> tw.broadcast_to(tw.tensor([1, 2]), (2, 2))
+    tensor([[1, 2],
+            [1, 2]])
+    """
     return _expand(input, sizes((tuple(size),), "broadcast_to"), "broadcast_to")
 
 
@@ -359,13 +392,23 @@ def _to_3d(x: Tensor) -> Tensor:
 
 @function
 def atleast_1d(*tensors: Any) -> Any:
-    """Tensors with at least 1 dimension; a tuple for several."""
+    """Tensors with at least 1 dimension; a tuple for several.
+
+    >>> import twofold as tw
+    >>> tw.atleast_1d(tw.tensor(3))
+    tensor([3])
+    """
     return _atleast(tensors, _to_1d)
 
 
 @function
 def atleast_2d(*tensors: Any) -> Any:
-    """Tensors with at least 2 dimensions, new ones in front; a tuple for several."""
+    """Tensors with at least 2 dimensions, new ones in front; a tuple for several.
+
+    >>> import twofold as tw
+    >>> tw.atleast_2d(tw.tensor([3, 4]))
+    tensor([[3, 4]])
+    """
     return _atleast(tensors, _to_2d)
 
 
@@ -385,7 +428,12 @@ def atleast_3d(*tensors: Any) -> Any:
 
 @function
 def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
-    """A copy with its own memory; gradients flow through it."""
+    """A copy with its own memory; gradients flow through it.
+
+    >>> import twofold as tw
+    >>> tw.tensor([1, 2]).clone()
+    tensor([1, 2])
+    """
     return E.copy(input)
 
 
@@ -427,12 +475,23 @@ def _number(value: Any, dtype: DType) -> Any:
 
 @function(module=False)
 def zero_(self: Tensor) -> Tensor:
-    """Set every element to zero."""
+    """Set every element to zero.
+
+    >>> import twofold as tw
+    >>> tw.ones(2).zero_()
+    tensor([0., 0.])
+    """
     return assign(self, P.full(shape=(), value=_number(0, self.dtype), dtype=self.dtype))
 
 
 def _no_resize(self: Tensor, *size: Any, **_: Any) -> Tensor:
-    """Refused: a tensor's memory never changes its size."""
+    """Refused: a tensor's memory never changes its size.
+
+    >>> import twofold as tw
+    >>> tw.zeros(2).resize_(3)  # doctest: +IGNORE_EXCEPTION_DETAIL
+    Traceback (most recent call last):
+    twofold.ir.errors.ShapeError: [resize_] a tensor of shape (2,) can't be resized in place
+    """
     raise ShapeError(
         f"a tensor of shape {self.shape} can't be resized in place",
         op="resize_",
