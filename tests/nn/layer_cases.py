@@ -237,7 +237,9 @@ _PAD = np.array([[False, False, True], [False, False, False]])
 ATTENTION = [
     Case("MultiheadAttention", (4, 2), inputs=((3, 2, 4),) * 3),
     Case("MultiheadAttention", (4, 2), {"batch_first": True, "bias": False}, inputs=((2, 3, 4),) * 3),
-    Case("MultiheadAttention", (4, 2), inputs=((3, 2, 4),) * 3, call={"attn_mask": _MASK, "key_padding_mask": _PAD}),
+    Case(
+        "MultiheadAttention", (4, 2), inputs=((3, 2, 4),) * 3, call={"attn_mask": _MASK, "key_padding_mask": _PAD}
+    ),
     Case("MultiheadAttention", (4, 2), {"kdim": 3, "vdim": 5}, inputs=((3, 2, 4), (6, 2, 3), (6, 2, 5))),
     Case(
         "MultiheadAttention",

@@ -81,11 +81,25 @@ LOSSES = [
     (
         "poisson_nll_loss",
         "PoissonNLLLoss",
-        Case("", (), {"log_input": False, "full": True}, inputs=(UNIT[:, 0].copy(), np.array([0.0, 1, 2, 5, 3])), fixed=(1,)),
+        Case(
+            "",
+            (),
+            {"log_input": False, "full": True},
+            inputs=(UNIT[:, 0].copy(), np.array([0.0, 1, 2, 5, 3])),
+            fixed=(1,),
+        ),
     ),
     ("gaussian_nll_loss", "GaussianNLLLoss", Case("", inputs=((5, 4), _floats(5, 4), UNIT))),
-    ("gaussian_nll_loss", "GaussianNLLLoss", Case("", (), {"full": True}, inputs=((5, 4), _floats(5, 4), UNIT[:, 0].copy()))),
-    ("gaussian_nll_loss", "GaussianNLLLoss", Case("", (), {"eps": 0.5}, inputs=((5, 4), _floats(5, 4), UNIT[:, :1].copy()))),
+    (
+        "gaussian_nll_loss",
+        "GaussianNLLLoss",
+        Case("", (), {"full": True}, inputs=((5, 4), _floats(5, 4), UNIT[:, 0].copy())),
+    ),
+    (
+        "gaussian_nll_loss",
+        "GaussianNLLLoss",
+        Case("", (), {"eps": 0.5}, inputs=((5, 4), _floats(5, 4), UNIT[:, :1].copy())),
+    ),
     ("margin_ranking_loss", "MarginRankingLoss", Case("", (), {"margin": 0.3}, inputs=((5,), _floats(5), SIGNS))),
     ("hinge_embedding_loss", "HingeEmbeddingLoss", Case("", (), {"margin": 0.7}, inputs=((5,), SIGNS))),
     (
@@ -125,7 +139,7 @@ LOSSES = [
         Case("", (), {"weight": WEIGHT}, inputs=((5, 4), _classes(5, 4) % 2.0)),
     ),
     ("soft_margin_loss", "SoftMarginLoss", Case("", inputs=((5,), SIGNS), fixed=(1,))),
-]  # fmt: skip
+]
 IDS = [f"{layer}-{i}" for i, (_, layer, _) in enumerate(LOSSES)]
 
 
@@ -155,15 +169,15 @@ def test_every_loss_of_the_package_is_in_the_table() -> None:
     assert functions == {name for name, _, _ in LOSSES}
 
 
-@pytest.mark.parametrize("old", [{"size_average": False}, {"reduce": False}, {"size_average": True, "reduce": True}])
+@pytest.mark.parametrize(
+    "old", [{"size_average": False}, {"reduce": False}, {"size_average": True, "reduce": True}]
+)
 def test_old_arguments(old: dict) -> None:
     x, y = _floats(3, 4), _floats(3, 4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = torch.nn.functional.mse_loss(torch.from_numpy(x), torch.from_numpy(y), **old)
-    np.testing.assert_allclose(
-        F.mse_loss(tw.from_numpy(x), tw.from_numpy(y), **old).numpy(), expected.numpy()
-    )
+    np.testing.assert_allclose(F.mse_loss(tw.from_numpy(x), tw.from_numpy(y), **old).numpy(), expected.numpy())
 
 
 @pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "huber_loss"])
@@ -185,10 +199,14 @@ def test_weighted_differences(name: str, reduction: str) -> None:
     ],
     ids=["padded", "joined", "impossible", "empty"],
 )
-def test_ctc(targets: np.ndarray, input_lengths: tuple, target_lengths: tuple, zero_infinity: bool, reduction: str) -> None:
+def test_ctc(
+    targets: np.ndarray, input_lengths: tuple, target_lengths: tuple, zero_infinity: bool, reduction: str
+) -> None:
     possible = input_lengths[2] > 3
     if not possible and not zero_infinity:
-        ours = F.ctc_loss(tw.from_numpy(LOG_PROBS), tw.from_numpy(targets), input_lengths, target_lengths, reduction="none")
+        ours = F.ctc_loss(
+            tw.from_numpy(LOG_PROBS), tw.from_numpy(targets), input_lengths, target_lengths, reduction="none"
+        )
         assert np.isinf(ours.numpy()).tolist() == [False, False, True]
         return
     kwargs = {"zero_infinity": zero_infinity, "reduction": reduction}

@@ -57,7 +57,11 @@ def test_an_attribute_may_change_its_kind() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
-    [("scale", tw.zeros(2), "as parameter 'scale'"), ("first", 3, "as child module 'first'"), ("seen", 3, "as buffer")],
+    [
+        ("scale", tw.zeros(2), "as parameter 'scale'"),
+        ("first", 3, "as child module 'first'"),
+        ("seen", 3, "as buffer"),
+    ],
 )
 def test_wrong_assignments_are_refused(name: str, value: object, message: str) -> None:
     with pytest.raises(TypeError, match=message):
@@ -68,7 +72,7 @@ def test_registering_checks_names_and_types() -> None:
     net = Net()
     with pytest.raises(KeyError, match="already exists"):
         net.register_buffer("first", tw.zeros(1))
-    with pytest.raises(KeyError, match="name can.*contain"):
+    with pytest.raises(KeyError, match=r"name can.*contain"):
         net.add_module("a.b", nn.ReLU())
     with pytest.raises(KeyError, match="empty"):
         net.register_parameter("", None)
@@ -92,7 +96,7 @@ def test_assigning_before_init_is_refused(value: object) -> None:
         def __init__(self) -> None:
             self.x = value
 
-    with pytest.raises(AttributeError, match="before Module.__init__"):
+    with pytest.raises(AttributeError, match=r"before Module.__init__"):
         Early()
 
 
@@ -100,7 +104,7 @@ def test_deleting_and_missing_attributes() -> None:
     net = Net()
     del net.scale, net.first, net.scratch, net.note
     assert [n for n, _ in net.named_parameters()] == ["rest.1.weight", "rest.1.bias"]
-    with pytest.raises(AttributeError, match="'Net' object has no attribute 'scale'"):
+    with pytest.raises(AttributeError, match=r"'Net' object has no attribute 'scale'"):
         _ = net.scale
     with pytest.raises(AttributeError):
         del net.scale
@@ -144,7 +148,7 @@ def test_getting_by_path() -> None:
     for path, message in (("rest.7", "no attribute"), ("note", "not an nn.Module")):
         with pytest.raises(AttributeError, match=message):
             net.get_submodule(path)
-    with pytest.raises(AttributeError, match="not an nn.Parameter"):
+    with pytest.raises(AttributeError, match=r"not an nn.Parameter"):
         net.get_parameter("seen")
     with pytest.raises(AttributeError, match="not a buffer"):
         net.get_buffer("scale")
@@ -330,7 +334,7 @@ def test_load_state_dict_sees_a_wrong_prefix(back: bool) -> None:
     if back:
         outer = nn.Sequential(OrderedDict(module=Net()))
         state, net = net.state_dict(), outer
-    with pytest.raises(RuntimeError, match="begin with 'module.'"):
+    with pytest.raises(RuntimeError, match=r"begin with 'module.'"):
         net.load_state_dict(state)
 
 
@@ -362,7 +366,7 @@ def test_extra_state_and_state_dict_hooks() -> None:
     other.load_state_dict(state)
     assert other[0].steps == 9
     del state["0._extra_state"]
-    with pytest.raises(RuntimeError, match="0._extra_state"):
+    with pytest.raises(RuntimeError, match=r"0._extra_state"):
         other.load_state_dict(state)
     calls: list[str] = []
     net.register_state_dict_pre_hook(lambda m, prefix, keep: calls.append("pre"))
@@ -556,7 +560,7 @@ def test_module_list() -> None:
     items.append(b).extend([a]).insert(0, b)
     assert list(items) == [b, a, b, a] and isinstance(items[1:3], nn.ModuleList)
     items += [b]
-    assert len(items + [a]) == 6 and items.pop() is b
+    assert len(items.__add__([a])) == 6 and items.pop() is b
     del items[0:2]
     assert list(items) == [b, a] and [n for n, _ in items.named_parameters()] == ["1.weight", "1.bias"]
     with pytest.raises(NotImplementedError, match="missing the required"):

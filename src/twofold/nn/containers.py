@@ -149,7 +149,7 @@ class ModuleList(_ListLike):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return type(self)(list(self._modules.values())[index])
+            return type(self)(list(self)[index])
         return list(self._modules.values())[self._position(index)]
 
     def __iadd__(self, modules: Iterable[Module]) -> ModuleList:

@@ -54,7 +54,7 @@ class _ConvNd(Module):
         self.kernel_size = tuple_of(kernel_size, n, "kernel_size", name)
         self.stride = tuple_of(stride, n, "stride", name)
         self.dilation = tuple_of(dilation, n, "dilation", name)
-        self.padding = padding if isinstance(padding, str) else tuple_of(padding, n, "padding", name)
+        self.padding: Any = padding if isinstance(padding, str) else tuple_of(padding, n, "padding", name)
         self.transposed = self._transposed
         self.output_padding = tuple_of(output_padding, n, "output_padding", name)
         self.groups = groups
@@ -175,8 +175,9 @@ class _Conv(_ConvNd):
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
-        weight, bias = self._parameters["weight"], self._parameters["bias"]
-        padding = self.padding
+        weight: Any = self._parameters["weight"]
+        bias = self._parameters["bias"]
+        padding: Any = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, self._border(), mode=self.padding_mode)
             padding = 0
@@ -296,7 +297,7 @@ class _ConvTranspose(_ConvNd):
         for i, want in enumerate(size):
             least = (
                 (input.shape[input.ndim - n + i] - 1) * self.stride[i]
-                - 2 * self.padding[i]  # type: ignore[operator]
+                - 2 * self.padding[i]
                 + self.dilation[i] * (self.kernel_size[i] - 1)
                 + 1
             )

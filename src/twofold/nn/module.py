@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ..autodiff.bind import no_record
-from ..autodiff.handle import Tensor, mode
+from ..autodiff.handle import Settings, Tensor, mode
 from ..ir.dtypes import DType, as_dtype, bfloat16, float16, float32, float64
 from ..ir.errors import DTypeError, TraceError, TwofoldError
 from ..tensor.device import Device, check_device
@@ -20,6 +21,10 @@ Self = TypeVar("Self", bound="Module")
 # Hooks for every module, see register_module_forward_hook.
 _global_pre_hooks: OrderedDict[int, Any] = OrderedDict()
 _global_hooks: OrderedDict[int, Any] = OrderedDict()
+
+
+# Attributes of these classes are settings: a compiled program holds for their values.
+_PLAIN = (bool, int, float, str, complex, tuple, type(None))
 
 
 class Module:
@@ -69,6 +74,7 @@ class Module:
                 return self.forward(*args, **kwargs)
             if mode.tracer is None:
                 return self._call_with_hooks(args, kwargs)
+            mode.tracer.touch(self)
             with mode.tracer.scope(type(self).__name__):
                 return self._call_with_hooks(args, kwargs)
         except TwofoldError as error:
@@ -84,8 +90,8 @@ class Module:
                 args, kwargs = self._run_pre_hook(hook, with_kwargs, args, kwargs)
             backward = None
             if table.get("backward") or table.get("backward_pre"):
-                pre, full = table.get("backward_pre", {}), table.get("backward", {})
-                backward = BackwardHooks(self, list(pre.values()), list(full.values()))
+                pre, full = (list(table.get(kind, {}).values()) for kind in ("backward_pre", "backward"))
+                backward = BackwardHooks(self, pre, full)
                 args = backward.through_inputs(args)
             result = self.forward(*args, **kwargs)
             for hook, with_kwargs, _ in after:
@@ -157,6 +163,7 @@ class Module:
         self._modules[name] = module
 
     def _check_name(self, name: str, what: str, table: Mapping[str, Any]) -> None:
+        Settings.changes += 1
         if "_parameters" not in self.__dict__:
             raise AttributeError(f"cannot assign {what} before Module.__init__() call")
         if not isinstance(name, str):
@@ -168,6 +175,7 @@ class Module:
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = self.__dict__
+        Settings.changes += 1
         parameters = own.get("_parameters")
         if parameters is None:
             if isinstance(value, (Parameter, Module, Buffer)):
@@ -221,7 +229,19 @@ class Module:
                 return own[table][name]
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
+    def _settings(self) -> dict[str, Any]:
+        """What a program made from a call takes for granted: plain attributes, and which parts there are."""
+        settings: dict[str, Any] = {}
+        for name, value in self.__dict__.items():
+            if isinstance(value, _PLAIN):
+                settings[name] = value
+            elif name in ("_parameters", "_buffers", "_modules"):
+                settings[name] = tuple((part, id(v)) for part, v in value.items())
+        settings["_hooks"] = None if self._hooks is None else tuple((k, tuple(v)) for k, v in self._hooks.items())
+        return settings
+
     def __delattr__(self, name: str) -> None:
+        Settings.changes += 1
         for table in (self._parameters, self._buffers, self._modules):
             if name in table:
                 del table[name]
@@ -618,7 +638,7 @@ def _add_layer(error: TwofoldError, module: Module) -> None:
     error.layers.append(module)
     parts = []
     chain = list(reversed(error.layers))
-    for parent, child in zip(chain, chain[1:], strict=False):
+    for parent, child in itertools.pairwise(chain):
         names = (name for name, m in parent.named_modules(remove_duplicate=False) if m is child)
         parts.append(next(names, type(child).__name__))
     error.layer_path = ".".join(parts) or type(module).__name__

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..autodiff.bind import no_record
 from ..autodiff.handle import Tensor, mode
-from ..ir.errors import ShapeError, TwofoldError
+from ..ir.errors import AutogradError, ShapeError
 from ..primitives import elementwise as E
 from ..primitives import movement as M
 from ..tensor._registry import assign
@@ -24,7 +24,7 @@ def get_total_norm(
 ) -> Tensor:
     """The norm of all tensors together, as if they were one vector.
 
-    Raises: TwofoldError when it is nan or inf and `error_if_nonfinite` is set.
+    Raises: AutogradError when it is nan or inf and `error_if_nonfinite` is set.
 
     >>> import twofold as tw
     >>> tw.nn.utils.get_total_norm([tw.tensor([3.0]), tw.tensor([4.0])])
@@ -35,7 +35,7 @@ def get_total_norm(
         return Tensor(0.0, dtype="float32")
     total = M.concat(*[M.reshape(n, shape=(1,)) for n in norms], dim=0).norm(float(norm_type))
     if error_if_nonfinite and mode.tracer is None and not math.isfinite(float(total)):
-        raise TwofoldError(
+        raise AutogradError(
             f"the total norm of order {norm_type} of the gradients is {float(total)}, so they can't be clipped",
             op="clip_grad_norm_",
             hint="pass error_if_nonfinite=False to scale them all the same",
@@ -46,7 +46,15 @@ def get_total_norm(
 def clip_grads_with_norm_(
     parameters: Any, max_norm: float, total_norm: Tensor, foreach: bool | None = None
 ) -> None:
-    """Scale the gradients in place so that their norm, given as `total_norm`, becomes at most `max_norm`."""
+    """Scale the gradients in place so that their norm, given as `total_norm`, becomes at most `max_norm`.
+
+    >>> import twofold as tw
+    >>> p = tw.nn.Parameter(tw.zeros(1))
+    >>> p.grad = tw.tensor([3.0])
+    >>> tw.nn.utils.clip_grads_with_norm_([p], 1.0, tw.tensor(6.0))
+    >>> p.grad
+    tensor([0.5000])
+    """
     with no_record():
         scale = E.minimum(max_norm / (total_norm + 1e-6), 1.0)
         for g in _gradients(parameters):
@@ -62,7 +70,7 @@ def clip_grad_norm_(
 ) -> Tensor:
     """Scale all gradients in place so that their common norm is at most `max_norm`; returns the norm before.
 
-    Raises: TwofoldError for a norm of nan or inf, if `error_if_nonfinite`.
+    Raises: AutogradError for a norm of nan or inf, if `error_if_nonfinite`.
     Source: Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", algorithm 1.
 
     >>> import twofold as tw

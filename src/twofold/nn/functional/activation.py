@@ -10,7 +10,7 @@ from ...autodiff.bind import no_record
 from ...autodiff.composite import composite
 from ...autodiff.handle import Tensor
 from ...ir.dtypes import as_dtype, float16
-from ...ir.errors import ShapeError, TwofoldError
+from ...ir.errors import ShapeError, TwofoldError, TwofoldWarning
 from ...ir.types import canonical_dim
 from ...primitives import elementwise as E
 from ...primitives import index as I
@@ -276,7 +276,7 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
 
     >>> import twofold as tw
     >>> tw.nn.functional.hardswish(tw.tensor([-3.0, 0.0, 3.0]))
-    tensor([-0.,  0.,  3.])
+    tensor([-0., 0., 3.])
     """
     middle = input * (input + 3.0) * (1.0 / 6.0)
     upper = E.where(E.ge(input, 3.0), input, middle)
@@ -419,12 +419,13 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 
 def _softmax_dim(dim: int | None, ndim: int, op: str) -> int:
     if dim is None:
+        guess = 0 if ndim in (0, 1, 3) else 1
         warnings.warn(
-            f"Implicit dimension choice for {op} has been deprecated. Change the call to include dim=X "
-            "as an argument.",
-            stacklevel=4,
+            f"Implicit dimension choice for {op}: pass dim, or dim={guess} is taken for a {ndim}-d input",
+            TwofoldWarning,
+            stacklevel=5,
         )
-        dim = 0 if ndim in (0, 1, 3) else 1
+        dim = guess
     return canonical_dim(dim, ndim, op=op)
 
 

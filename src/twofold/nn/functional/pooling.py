@@ -275,7 +275,7 @@ def _averaged_along(x: Tensor, dim: int, o: int) -> Tensor:
     place = M.reshape(M.iota(size=n, dtype=int64), shape=(n, 1))
     inside = E.bitwise_and(E.ge(place, start), E.lt(place, stop))
     weights = cast(inside, x.dtype) / cast(stop - start, x.dtype)
-    moved = tuple(d for d in range(x.ndim) if d != dim) + (dim,)
+    moved = (*(d for d in range(x.ndim) if d != dim), dim)
     back = tuple(moved.index(d) for d in range(x.ndim))
     rows = M.permute(x, dims=moved)
     flat = M.reshape(rows, shape=(math.prod(rows.shape[:-1]), n))
@@ -337,9 +337,9 @@ def _max_of_windows(x: Tensor, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         longest = max(-(-(i + 1) * count // o) - i * count // o for i in range(o))
         offset = M.reshape(M.iota(size=longest, dtype=int64), shape=(1, longest))
         index = E.minimum(start + offset, stop - 1)  # (o, longest)
-        shape = [1] * (2 * n)
-        shape[dim], shape[n + dim] = o, longest
-        cells = cells * count + M.reshape(index, shape=tuple(shape))
+        spread = [1] * (2 * n)
+        spread[dim], spread[n + dim] = o, longest
+        cells = cells * count + M.reshape(index, shape=tuple(spread))
     per_window = math.prod(cells.shape[n:])
     cells = M.reshape(cells, shape=(math.prod(size), per_window))
     flat = M.reshape(x, shape=(*x.shape[:2], math.prod(spatial)))

@@ -155,15 +155,15 @@ def kl_div(
     Source: Kullback and Leibler 1951, "On Information and Sufficiency".
 
     >>> import twofold as tw
-    >>> tw.nn.functional.kl_div(tw.tensor([-1.0]), tw.tensor([0.0]), log_target=True)
+    >>> tw.nn.functional.kl_div(tw.tensor([-1.0]), tw.tensor([0.0]), reduction="sum", log_target=True)
     tensor(1.)
     """
     reduction = _reduction_of(reduction, size_average, reduce)
     if reduction == "mean":
         warnings.warn(
-            "reduction: 'mean' divides the total loss by both the batch size and the support size."
-            "'batchmean' divides only by the batch size, and aligns with the KL math definition."
-            "'mean' will be changed to behave the same as 'batchmean' in the next major release.",
+            "[kl_div] reduction='mean' divides by the number of elements; the divergence of each sample, averaged "
+            "over the batch, is reduction='batchmean'",
+            TwofoldWarning,
             stacklevel=3,
         )
     if log_target:
