@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..autodiff.bind import current_node
-from ..autodiff.handle import Tensor, alias, mode
+from ..autodiff.handle import Settings, Tensor, alias, mode
 from ..autodiff.tape import Node, _numbers, _zeros_like_type
 from ..ir.errors import AutogradError
 
@@ -24,6 +24,7 @@ class RemovableHandle:
 
     def remove(self) -> None:
         """Take the hook away; a second call does nothing."""
+        Settings.changes += 1
         if self._table is not None:
             self._table.pop(self.id, None)
             self._table = None
@@ -37,6 +38,7 @@ class RemovableHandle:
 
 def add_hook(table: OrderedDict[int, Any], hook: Any, prepend: bool = False) -> RemovableHandle:
     """Put `hook` at the end (or the beginning) of the table."""
+    Settings.changes += 1
     handle = RemovableHandle(table)
     table[handle.id] = hook
     if prepend:
