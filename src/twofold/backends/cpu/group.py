@@ -16,6 +16,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ...ir.graph import Graph, Node, Value
 from ...ir.types import Shape
 from . import registers
@@ -49,7 +51,17 @@ def is_elementwise(node: Node) -> bool:
     dtype = node.inputs[-1].dtype
     if name in registers.FLOAT_ONLY:
         return dtype.is_floating_point and not (name == "pow" and dtype.itemsize == 8)
+    if name in registers.DIVISIONS and not dtype.is_floating_point:
+        return _is_nonzero(node.inputs[1])
     return True
+
+
+def _is_nonzero(value: Value) -> bool:
+    """Whether a value is a constant without zeros."""
+    while value.node is not None and value.node.prim.name in ("expand", "reshape", "permute"):
+        value = value.node.inputs[0]
+    array = value.graph.constants.get(value)
+    return array is not None and bool(np.all(array))
 
 
 def is_reduction(node: Node) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...ir.dtypes import DType
 from .emit import Function, Val, element, vector
-from .vmath import MATH
+from .vtrig import MATH
 
 STORED = {
     "bool": "i8", "uint8": "i8", "int8": "i8", "uint16": "i16", "int16": "i16", "uint32": "i32", "int32": "i32",
@@ -68,7 +68,7 @@ class _Op:
         return self.types[-1].kind
 
 
-_EXACT = frozenset(("neg", "abs", "where", "maximum", "minimum", "copy", "relu", "sign", "floor", "ceil"))
+_EXACT = frozenset(("bitcast", "nextafter", "neg", "abs", "where", "maximum", "minimum", "copy", "relu", "sign", "floor", "ceil"))
 
 Rule = Callable[..., Val]
 
@@ -183,6 +183,99 @@ def _isfinite(o: _Op, a: Val) -> Val:
     return f.fcmp("olt", f.intrinsic("fabs", [a]), f.const(float("inf"), a.ty))
 
 
+def _whole(name: str) -> Rule:
+    """A rounding; integers are whole already."""
+    return lambda o, a: o.f.intrinsic(name, [a]) if o.kind == "float" else a
+
+
+def _shift(op: str, signed: str) -> Rule:
+    """Shifts by the width or more, or by negative amounts, push all bits out."""
+
+    def rule(o: _Op, a: Val, b: Val) -> Val:
+        f, bits = o.f, 8 * o.out.itemsize
+        out_of_range = f.icmp("ugt", b, f.const(bits - 1, b.ty))
+        shifted = f.op(signed if o.kind == "int" else op, a, f.select(out_of_range, f.const(0, b.ty), b))
+        rest = f.op("ashr", a, f.const(bits - 1, a.ty)) if op == "lshr" and o.kind == "int" else f.const(0, a.ty)
+        return f.select(out_of_range, rest, shifted)
+
+    return rule
+
+
+def _fmod(o: _Op, a: Val, b: Val) -> Val:
+    f = o.f
+    if o.kind == "float":
+        return f.op("frem", a, b)  # exact: a call of the C library for each lane
+    return f.op("srem" if o.kind == "int" else "urem", a, _divisor(o, b))
+
+
+def _divisor(o: _Op, b: Val) -> Val:
+    """`b` without the zeros that fill up a last vector, and without -1, by which the lowest number can't be
+    divided; of both the remainder by 1 is right, and the quotient by -1 is made up for."""
+    f, one = o.f, o.f.const(1, b.ty)
+    b = f.select(f.icmp("eq", b, f.const(0, b.ty)), one, b)
+    return f.select(f.icmp("eq", b, f.const(-1, b.ty)), one, b) if o.kind == "int" else b
+
+
+def _remainder(o: _Op, a: Val, b: Val) -> Val:
+    """The remainder with the sign of the divisor."""
+    f, r, zero = o.f, _fmod(o, a, b), o.f.const(0, a.ty)
+    if o.kind == "uint":
+        return r
+    if o.kind == "int":
+        other = f.icmp("slt", f.op("xor", r, b), zero)
+        return f.select(f.op("and", other, f.icmp("ne", r, zero)), f.op("add", r, b), r)
+    negative, wants = f.fcmp("olt", r, zero), f.fcmp("olt", b, zero)
+    moved = f.select(f.op("xor", negative, wants), f.op("fadd", r, b), r)
+    return f.select(f.fcmp("oeq", r, zero), f.intrinsic("copysign", [zero, b]), moved)
+
+
+def _floor_divide(o: _Op, a: Val, b: Val) -> Val:
+    f, zero = o.f, o.f.const(0, a.ty)
+    if o.kind == "uint":
+        return f.op("udiv", a, _divisor(o, b))
+    if o.kind == "int":
+        quotient = f.op("sdiv", a, _divisor(o, b))
+        quotient = f.select(f.icmp("eq", b, f.const(-1, b.ty)), f.op("sub", zero, a), quotient)
+        r = _fmod(o, a, b)
+        other = f.op("and", f.icmp("slt", f.op("xor", r, b), zero), f.icmp("ne", r, zero))
+        return f.select(other, f.op("sub", quotient, f.const(1, a.ty)), quotient)
+    r = f.op("frem", a, b)  # (a - r) / b is whole up to rounding
+    quotient = f.op("fdiv", f.op("fsub", a, r), b)
+    other = f.op("xor", f.fcmp("olt", r, zero), f.fcmp("olt", b, zero))
+    other = f.op("and", other, f.fcmp("une", r, zero))
+    quotient = f.select(other, f.op("fsub", quotient, f.const(1, a.ty)), quotient)
+    whole = f.intrinsic("floor", [quotient])
+    up = f.fcmp("ogt", f.op("fsub", quotient, whole), f.const(0.5, a.ty))
+    whole = f.select(up, f.op("fadd", whole, f.const(1, a.ty)), whole)
+    plain = f.op("fdiv", a, b)
+    whole = f.select(f.fcmp("oeq", quotient, zero), f.intrinsic("copysign", [zero, plain]), whole)
+    return f.select(f.fcmp("oeq", b, zero), plain, whole)
+
+
+def _bits_of(o: _Op, a: Val, dtype: DType) -> Val:
+    """A held vector as integers of the size in memory."""
+    return o.f.convert("bitcast", to_memory(o.f, a, dtype), f"i{8 * dtype.itemsize}")
+
+
+def _bitcast(o: _Op, a: Val) -> Val:
+    stored = o.f.convert("bitcast", _bits_of(o, a, o.types[0]), STORED[o.out.name])
+    return from_memory(o.f, stored, o.out)
+
+
+def _nextafter(o: _Op, a: Val, b: Val) -> Val:
+    """The neighbour of a float has the neighbouring bits."""
+    f, zero = o.f, o.f.const(0, a.ty)
+    bits = _bits_of(o, a, o.out)
+    one = f.const(1, bits.ty)
+    grows = f.op("xor", f.fcmp("olt", b, a), f.fcmp("ogt", a, zero))
+    moved = f.select(grows, f.op("add", bits, one), f.op("sub", bits, one))
+    smallest = f.op("or", f.op("and", _bits_of(o, b, o.out), f.const(-1 << (8 * o.out.itemsize - 1), bits.ty)), one)
+    moved = f.select(f.fcmp("oeq", a, zero), smallest, moved)
+    r = from_memory(f, f.convert("bitcast", moved, STORED[o.out.name]), o.out)
+    r = f.select(f.fcmp("oeq", a, b), b, r)
+    return f.select(f.fcmp("uno", a, b), f.op("fadd", a, b), r)
+
+
 def _rsqrt(o: _Op, a: Val) -> Val:
     return o.f.op("fdiv", o.f.const(1, a.ty), o.f.intrinsic("sqrt", [a]))
 
@@ -195,10 +288,11 @@ RULES: dict[str, Rule] = {
     "sign": _sign,
     "relu": _relu,
     "cast": _cast,
-    "floor": _intrinsic("floor"),
-    "ceil": _intrinsic("ceil"),
-    "trunc": _intrinsic("trunc"),
-    "round": _intrinsic("roundeven"),
+    "stop_gradient": lambda o, a: a,
+    "floor": _whole("floor"),
+    "ceil": _whole("ceil"),
+    "trunc": _whole("trunc"),
+    "round": _whole("roundeven"),
     "sqrt": _intrinsic("sqrt"),
     "rsqrt": _rsqrt,
     "copysign": _intrinsic("copysign"),
@@ -220,9 +314,19 @@ RULES: dict[str, Rule] = {
     "ge": _compare("oge", "sge", "uge"),
     "maximum": _choose("ogt", "sgt", "ugt"),
     "minimum": _choose("olt", "slt", "ult"),
+    "shift_left": _shift("shl", "shl"),
+    "shift_right": _shift("lshr", "ashr"),
+    "fmod": _fmod,
+    "remainder": _remainder,
+    "floor_divide": _floor_divide,
+    "bitcast": _bitcast,
+    "nextafter": _nextafter,
     "where": lambda o, c, a, b: o.f.select(c, a, b),
     **{name: _math(name) for name in MATH},
 }
 
 # Rules that are written for floating types; integers go to the reference.
-FLOAT_ONLY = frozenset(MATH) | {"div", "sqrt", "rsqrt", "floor", "ceil", "trunc", "round", "copysign"}
+FLOAT_ONLY = frozenset(MATH) | {"div", "sqrt", "rsqrt", "copysign"}
+
+# Of integers these stop the process at a zero divisor; they are computed here if it is known to have none.
+DIVISIONS = frozenset(("floor_divide", "remainder", "fmod"))
