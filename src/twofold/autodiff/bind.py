@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.errors import AutogradError, DTypeError, TwofoldError
-from ..ir.evaluate import evaluate
+from ..ir.evaluate import evaluate, left_over
 from ..ir.primitive import PRIMITIVES, Primitive, install_dispatch
 from .handle import Tensor, mode, storage_of, wrap
 from .tape import Node
@@ -54,7 +54,7 @@ def link_view(p: Primitive, base: Tensor, params: dict[str, Any], out: Tensor) -
 def _link(base: Tensor, steps: tuple[Any, ...], out: Tensor) -> None:
     out._storage = storage_of(base)
     out._value_version = out._storage.version
-    if base._base is not None and base._attached:
+    if base._base is not None and base._attached and (base._node is not None or not base._requires_grad):
         out._base, out._steps = base._base, base._steps + steps
     else:
         out._base, out._steps = base, steps
@@ -85,38 +85,45 @@ def record(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any], outs: 
     if rules is None and p.rule_all is None:
         return
     edges: list[Any] = []
-    needs_y, needs_x = False, None
+    wanted, bit = 0, 1  # a bit for every input that wants a gradient
     for i, t in enumerate(inputs):
         edge = None
         if isinstance(t, Tensor):
             node = t._node if t._base is None else current_node(t)
-            if t._requires_grad:
-                if rules is None:
-                    edge = (t, 0) if node is None else (node, t._index)
-                    needs_y = "y" in p.saves_all
-                    needs_x = _saved_inputs(p.saves_all, inputs)
-                elif rules[i] is not None:
-                    rule = rules[i]
-                    edge = (t, 0) if node is None else (node, t._index)
-                    needs_y = needs_y or rule.needs_y
-                    if needs_x is None:
-                        needs_x = rule.needs_x
-                    else:
-                        needs_x = tuple([a or b for a, b in zip(needs_x, rule.needs_x, strict=True)])
+            if t._requires_grad and (rules is None or rules[i] is not None):
+                edge = (t, 0) if node is None else (node, t._index)
+                wanted |= bit
         edges.append(edge)
-    if needs_x is None:
+        bit <<= 1
+    if not wanted:
         return
     marked = False
     for out in outs:
-        if out.dtype.is_differentiable:
+        if out._value.dtype.kind in _DIFFERENTIABLE_KINDS:
             out._requires_grad = marked = True
     if not marked:
         return
+    if rules is None:
+        needs_x, needs_y = _saved_inputs(p.saves_all, inputs), "y" in p.saves_all
+    else:
+        needs_x, needs_y = p.needs.get(wanted) or _saved_by_rules(p, wanted)
     node = Node(p, params, inputs, edges, needs_x, outs, needs_y)
     for i, out in enumerate(outs):
         if out._requires_grad:
             out._node = node
             out._index = i
+
+
+# NumPy's letters (V is bfloat16's), and our names while tracing
+_DIFFERENTIABLE_KINDS = frozenset(("f", "c", "V", "float", "complex"))
+
+
+def _saved_by_rules(p: Primitive, wanted: int) -> tuple[tuple[bool, ...], bool]:
+    """Which inputs, and whether the outputs, the rules of the wanted gradients need; kept with the primitive."""
+    rules = [rule for i, rule in enumerate(p.rules or ()) if rule is not None and wanted >> i & 1]
+    needs_x = tuple([any(needed) for needed in zip(*(rule.needs_x for rule in rules), strict=True)])
+    p.needs[wanted] = out = needs_x, any(rule.needs_y for rule in rules)
+    return out
 
 
 def _saved_inputs(saves: str, inputs: tuple[Any, ...]) -> tuple[bool, ...]:
@@ -169,6 +176,8 @@ def write(t: Tensor, new: Tensor) -> Tensor:
                 np.copyto(t._value, new._value)
             except ValueError as e:
                 raise _not_writable(t) from e
+            except TypeError:  # dtypes agree, so one of the two is no array
+                raise left_over("copy_") from None
     else:
         mode.tracer.write(t, new)
     storage_of(t).version += 1
@@ -190,15 +199,15 @@ def _check_overlap(t: Tensor, new: Tensor) -> None:
 
 def require_writable(t: Tensor) -> None:
     """Raise AutogradError if a recorded write to `t` would change a leaf that requires grad."""
-    root = t
-    while root._base is not None and root._attached:
-        root = root._base
-    if root.requires_grad and current_node(root) is None:
-        what = "a view of a leaf tensor" if root is not t else "a leaf tensor"
-        raise AutogradError(
-            f"{what} of shape {root.shape} that requires grad is changed in place",
-            hint="change it inside `with twofold.no_grad():`, or write `x = x + ...` instead of `x += ...`",
-        )
+    link: Tensor | None = t
+    while link is not None:
+        if link.requires_grad and current_node(link) is None:
+            what = "a leaf tensor" if link is t else "a view of a leaf tensor"
+            raise AutogradError(
+                f"{what} of shape {link.shape} that requires grad is changed in place",
+                hint="change it inside `with twofold.no_grad():`, or write `x = x + ...` instead of `x += ...`",
+            )
+        link = link._base if link._attached else None
 
 
 def _not_writable(t: Tensor) -> TwofoldError:
@@ -318,6 +327,8 @@ def _set_requires_grad(t: Tensor, value: bool) -> None:
         raise AutogradError(
             "a tensor that operations made can't stop requiring grad", op="requires_grad", hint="use x.detach()"
         )
+    if mode.tracer is not None:
+        mode.tracer.touch_flag(t)
     t._requires_grad = bool(value)
 
 
