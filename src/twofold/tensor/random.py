@@ -219,6 +219,7 @@ def _made(fn: Callable[[], Tensor], device: Any, requires_grad: bool) -> Tensor:
     check_device(device)
     with no_record():
         out = fn()
+    out._base, out._steps = None, ()  # nobody else has what it may be a view of
     if requires_grad:
         if not out.dtype.is_differentiable:
             raise AutogradError(f"a tensor of dtype {out.dtype.name} can't require a gradient")
