@@ -85,7 +85,7 @@ def raw_bytes(array: Array) -> Any:
     array = np.ascontiguousarray(array)
     if not np.little_endian:
         array = array.byteswap()
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
 # --- read ----------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def read_file(path: Any) -> tuple[dict[str, Array], dict[str, Any], dict[str, An
         arrays, digest = {}, hashlib.sha256()
         for name, place in places:  # in the order of the file
             array = np.empty(place.shape, np.uint8 if place.dtype.name == "bool" else place.dtype.numpy)
-            raw = memoryview(array.reshape(-1).view(np.uint8))
+            raw = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
             if file.readinto(raw) != len(raw):  # type: ignore[attr-defined]
                 raise damaged(path, "became shorter while it was read")
             digest.update(raw)

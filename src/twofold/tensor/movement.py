@@ -58,7 +58,7 @@ def view(input: Tensor, *shape: Any) -> Tensor:
     if len(shape) == 1 and isinstance(shape[0], DType):
         return view_dtype(input, shape[0])
     out = P.reshape(input, shape=infer(sizes(shape, "view"), input, "view"))
-    if (out._storage is None or out._storage is not input._storage) and math.prod(input.shape):
+    if (out._storage is None or out._storage is not input._storage) and input.type_.size:
         text = ", ".join(map(str, out.shape))
         raise ShapeError(
             f"a tensor of shape {input.shape} whose memory is not in row order can't be seen as {out.shape} "
