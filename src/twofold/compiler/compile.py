@@ -12,11 +12,11 @@ from ..backends.cpu.program import Program
 from ..ir.errors import TraceError, TwofoldWarning
 from ..ir.graph import Graph
 from ..ir.tree import flatten
-from .passes import canonicalize, fold, prune, share
+from .passes import canonicalize, fold, layout, prune, share
 from .trace import Slot, Trace, trace
 
 # In this order; each is a function from Graph to Graph.
-PASSES: tuple[Callable[[Graph], Graph], ...] = (prune, fold, canonicalize, share, prune)
+PASSES: tuple[Callable[[Graph], Graph], ...] = (prune, fold, layout, canonicalize, share, prune)
 _MANY_RETRACES = 8
 
 

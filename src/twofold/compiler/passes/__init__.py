@@ -2,7 +2,8 @@
 
 from .canonicalize import canonicalize
 from .fold import fold
+from .layout import layout
 from .prune import prune
 from .share import share
 
-__all__ = ["canonicalize", "fold", "prune", "share"]
+__all__ = ["canonicalize", "fold", "layout", "prune", "share"]

@@ -14,5 +14,9 @@ from typing import Any
 
 from ....ir.graph import Node
 from ..step import Step
+from .convolutions import lower_conv
 
-LOWERINGS: dict[str, Callable[[Any, Node, str], list[Step] | None]] = {}
+LOWERINGS: dict[str, Callable[[Any, Node, str], list[Step] | None]] = {
+    "conv_last": lower_conv,
+    "conv_last_input_grad": lower_conv,
+}

@@ -1,0 +1,89 @@
+"""From convolution nodes to kernels: geometry, packing of the weights, copies of strided inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ....ir.dtypes import float32
+from ....ir.graph import Node, Value
+from ....ir.types import Shape
+from ..layout import View
+from ..step import Step
+from .conv import ConvKernel, Sweep, Weights, adjoint_sweeps, forward_sweeps
+from .relayout import row_major
+from .tile import Epilogue
+
+_POINT = Sweep(0, 1, 1, 1, 0, 1, (0,))  # the missing dimension of a one-dimensional convolution
+
+
+def _plane(view: View) -> View:
+    """A view with two spatial dimensions; one is given height 1."""
+    if len(view.shape) == 4:
+        return view
+    n, *rest = view.shape
+    return View(view.buffer, (n, 1, *rest), (view.strides[0], 0, *view.strides[1:]), view.offset)
+
+
+def _supported(node: Node) -> bool:
+    values = (*node.inputs, *node.outputs)
+    return all(v.dtype is float32 and v.type.size for v in values) and node.inputs[0].ndim in (3, 4)
+
+
+def lower_conv(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
+    """`conv_last` and `conv_last_input_grad` on their own."""
+    out = node.outputs[0]
+    return lower_fused(lowering, node, [], {}, {out: lowering.views[out]}, symbol)
+
+
+def lower_fused(
+    lowering: Any,
+    node: Node,
+    after: Sequence[Node],
+    sources: dict[Value, View],
+    outputs: dict[Value, View],
+    symbol: str,
+) -> list[Step] | None:
+    """A convolution with the element-wise nodes `after` it."""
+    if not _supported(node):
+        return None
+    x, w = (lowering.views[v] for v in node.inputs)
+    params = node.params
+    groups = params["groups"]
+    out = node.outputs[0]
+    is_gradient = node.prim.name == "conv_last_input_grad"
+    kernel = node.inputs[1].shape[2:]
+    spatial = zip(out.shape[1:-1], kernel, params["stride"], params["padding"], params["dilation"], strict=True)
+    make = adjoint_sweeps if is_gradient else forward_sweeps
+    sweeps = [make(n, k, s, pad[0], d) for n, k, s, pad, d in spatial]
+    if len(sweeps) == 1:
+        sweeps.insert(0, [_POINT])
+    so, si, *st = w.strides
+    if len(st) == 1:
+        st.insert(0, 0)
+    per_group = node.inputs[1].shape[0] // groups
+    ins, outs = node.inputs[1].shape[1], per_group
+    if is_gradient:
+        ins, outs = outs, ins
+        strides: Shape = (so * per_group, si, so, *st)
+    else:
+        strides = (so * per_group, so, si, *st)
+    x, steps = row_major(lowering, _plane(x), node, symbol + "x")
+    plain = len(out.shape) == 4
+    epilogue = Epilogue(
+        out,
+        after,
+        sources if plain else {v: _plane(s.expanded(out.shape)) for v, s in sources.items()},
+        outputs if plain else {v: _plane(s) for v, s in outputs.items()},
+    )
+    code = ConvKernel(
+        x, Weights(w.buffer, w.offset, strides), groups, ins, outs, sweeps[0], sweeps[1], epilogue, lowering.target
+    )
+    packed = lowering.buffer("temp", float32, code.packed_size())
+    chunks = code.emit_packing(lowering.module, symbol + "p", packed)
+    steps.append(Step("pack", [node], chunks, symbol + "p", (w.buffer, packed)))
+    code.emit(lowering.module, symbol)
+    lowering.scratch = max(lowering.scratch, code.scratch_bytes)
+    buffers = (x.buffer, packed, *epilogue.buffers)
+    steps.append(Step("conv", [node, *after], code.chunks, symbol, buffers))
+    return steps

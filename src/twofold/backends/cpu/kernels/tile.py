@@ -1,0 +1,186 @@
+"""What the convolution kernels share: the register tile, its epilogue, copies of blocks of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ....ir.dtypes import float32
+from ....ir.graph import Node, Value
+from ....ir.types import Shape
+from .. import registers
+from ..emit import Function, Module, Val, vector
+from ..layout import Buffer, View
+from .access import base, load, store
+
+Loop = tuple[Any, int, int]  # times, bytes that A advances, bytes that B advances
+
+
+def kernel_function(module: Module, name: str) -> Function:
+    """A function with the signature of all kernels."""
+    return Function(module, name, [("ptr", "args"), ("i64", "first"), ("i64", "last"), ("i64", "worker")])
+
+
+def bases_of(f: Function, buffers: Sequence[Buffer]) -> dict[Buffer, Val]:
+    """Addresses of buffers, each loaded once."""
+    return {b: base(f, f.args[0], b) for b in dict.fromkeys(buffers)}
+
+
+def scratch_of(f: Function) -> Val:
+    """This worker's scratch memory."""
+    args, worker = f.args[0], f.args[3]
+    return f.at(f.load("ptr", args, 8), f.mul(worker, f.load("i64", f.at(args, 8), 8)))
+
+
+def unravel(f: Function, number: Any, sizes: Sequence[int]) -> list[Any]:
+    """The index of item `number` in an index space, the last dimension fastest."""
+    out: list[Any] = []
+    for n in reversed(sizes):
+        out.append(f.rem(number, n))
+        number = f.div(number, n)
+    return out[::-1]
+
+
+def columns_of(width: int, lanes: int) -> list[int]:
+    """How many elements of each vector exist, in a row of `width`."""
+    return [min(lanes, width - at) for at in range(0, width, lanes)]
+
+
+def multiply(
+    f: Function,
+    a: Val,
+    rows: Sequence[int],
+    b: Val,
+    loops: Sequence[Loop],
+    counts: Sequence[int],
+    lanes: int,
+    acc: Sequence[Val],
+    *,
+    masked: bool,
+) -> list[Val]:
+    """`acc[r][v] = fma(a[rows[r] + i], b[v + i], acc[r][v])` over a nest of loops, in float32.
+
+    Args:
+        a, b: addresses at the loops' start.
+        rows: byte offset of each row from `a`.
+        loops: outermost first.
+        counts: elements of B per vector.
+        masked: B ends there; otherwise it is padded.
+    """
+    ty = vector("float", lanes)
+
+    def nest(depth: int, a: Val, b: Val, acc: Sequence[Val]) -> list[Val]:
+        if depth == len(loops):
+            out = list(acc)
+            bs = []
+            for v, count in enumerate(counts):
+                address = f.at(b, v * lanes * 4)
+                if masked and count < lanes:
+                    bs.append(load(f, address, float32, lanes, 1, count))
+                else:
+                    bs.append(f.load(ty, address, 4))
+            for r, offset in enumerate(rows):
+                x = f.splat(f.load("float", f.at(a, offset), 4), lanes)
+                for v in range(len(counts)):
+                    i = r * len(counts) + v
+                    out[i] = f.intrinsic("fma", [x, bs[v], out[i]])
+            return out
+        times, step_a, step_b = loops[depth]
+
+        def body(_: Any, a: Val, b: Val, *acc: Val) -> list[Val]:
+            out = nest(depth + 1, a, b, acc)
+            return [f.at(a, step_a), f.at(b, step_b), *out]
+
+        if isinstance(times, int) and times == 1:
+            return nest(depth + 1, a, b, acc)
+        return f.loop(0, times, body, [a, b, *acc])[2:]
+
+    return nest(0, a, b, acc)
+
+
+class Epilogue:
+    """The element-wise nodes that follow a contraction, and the stores of what is wanted.
+
+    Args:
+        product: the value that the tile holds.
+        nodes: element-wise nodes on values of the product's shape.
+        sources: views of what they read, of any shape that broadcasts.
+        outputs: views of the values to store.
+    """
+
+    def __init__(
+        self, product: Value, nodes: Sequence[Node], sources: dict[Value, View], outputs: dict[Value, View]
+    ):
+        self.product = product
+        self.inside = {v: n for n in nodes for v in n.outputs}
+        read = {v for n in nodes for v in n.inputs}
+        self.sources = {
+            v: view.expanded(_wide(product.shape))
+            for v, view in sources.items()
+            if v in read
+        }
+        self.outputs = outputs
+
+    @property
+    def buffers(self) -> list[Buffer]:
+        return [v.buffer for v in (*self.sources.values(), *self.outputs.values())]
+
+    def origins(self, f: Function, bases: dict[Buffer, Val], index: Sequence[Any]) -> dict[Value, Val]:
+        """The address of element `index` in every view."""
+        out: dict[Value, Val] = {}
+        for value, view in (*self.sources.items(), *self.outputs.items()):
+            offset: Any = view.offset
+            for i, s in zip(index, view.strides, strict=True):
+                offset = f.add(offset, f.mul(i, s))
+            out[value] = f.at(bases[view.buffer], f.mul(offset, view.dtype.itemsize))
+        return out
+
+    def finish(
+        self, f: Function, origins: dict[Value, Val], shift: Sequence[int], product: Val, lanes: int, count: int
+    ) -> None:
+        """Compute and store one vector, which lies `shift` away from the origins."""
+        memo = {self.product: product}
+
+        def place(value: Value, view: View) -> Val:
+            offset = sum(i * s for i, s in zip(shift, view.strides, strict=True))
+            return f.at(origins[value], offset * view.dtype.itemsize)
+
+        def evaluate(value: Value) -> Val:
+            if value not in memo:
+                if value in self.inside:
+                    node = self.inside[value]
+                    args = [evaluate(v) for v in node.inputs]
+                    types = [v.dtype for v in node.inputs]
+                    memo[value] = registers.apply(f, node.prim.name, node.params, args, types, value.dtype)
+                else:
+                    view = self.sources[value]
+                    memo[value] = load(f, place(value, view), value.dtype, lanes, view.strides[-1], _part(count, lanes))
+            return memo[value]
+
+        for value, view in self.outputs.items():
+            store(f, evaluate(value), place(value, view), value.dtype, lanes, _part(count, lanes))
+
+
+def _wide(shape: Shape) -> Shape:
+    """With two spatial dimensions."""
+    return shape if len(shape) != 3 else (shape[0], 1, *shape[1:])
+
+
+def _part(count: int, lanes: int) -> int | None:
+    return None if count == lanes else count
+
+
+def copy_bytes(f: Function, target: Val, source: Val, size: int) -> None:
+    """Copy a block whose size is known."""
+    if size:
+        name = "llvm.memcpy.p0.p0.i64"
+        f.module.declare(name, "void", ["ptr", "ptr", "i64", "i1"])
+        f.emit(f"call void @{name}(ptr align 4 {target.ref}, ptr align 4 {source.ref}, i64 {size}, i1 false)")
+
+
+def zero_bytes(f: Function, target: Val, size: int) -> None:
+    """Fill a block whose size is known with zeros."""
+    if size:
+        name = "llvm.memset.p0.i64"
+        f.module.declare(name, "void", ["ptr", "i8", "i64", "i1"])
+        f.emit(f"call void @{name}(ptr align 4 {target.ref}, i8 0, i64 {size}, i1 false)")

@@ -1,0 +1,244 @@
+"""layout: activations of convolutional networks with their channels last.
+
+Convolutions and pools become their twins of `primitives.channels_last`, with permutes around
+them. The permutes sink: what is element by element, reduced, sliced, padded or joined is done in
+the order in which its input lies, so that only real inputs and results of a program are turned.
+The gradient of `max_pool`, a scatter by indices, becomes one that knows its windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ...ir.dtypes import float32
+from ...ir.graph import Graph, Node, Value
+from ...ir.primitive import PRIMITIVES, Primitive
+from ...ir.rewrite import Rewriter
+from ...ir.types import Shape
+from ...primitives import elementwise
+from ...primitives.channels_last import TWINS, channels_first, channels_last
+
+_ELEMENTWISE = frozenset(p.name for p in vars(elementwise).values() if isinstance(p, Primitive))
+_REDUCTIONS = frozenset(("sum", "prod", "amax", "amin"))
+_CONVOLUTIONS = frozenset(("conv", "conv_input_grad", "conv_weight_grad"))
+_ACTIVATIONS = {"conv": (0,), "conv_input_grad": (0,), "conv_weight_grad": (0, 1)}
+_RANKS = (3, 4)  # (N, C, *S) with one or two spatial dimensions
+
+
+def layout(graph: Graph) -> Graph:
+    """See the head of this file."""
+    if not any(n.prim.name in TWINS or n.prim.name == "max_pool" for n in graph.nodes):
+        return graph
+    return _Layout(graph).run_all()
+
+
+class _Layout(Rewriter):
+    """Every old value has a new one in its own order, in channels-last order, or both."""
+
+    def __init__(self, source: Graph):
+        super().__init__(source)
+        self.last: dict[Value, Value] = {}  # old value -> new value in channels-last order
+        self.natural: set[Value] = set()  # old values whose new ones are made in that order
+        self.taps: dict[Value, tuple[Value, Node]] = {}  # indices of a max_pool -> taps, the pool
+        self.pooled: dict[Value, Value] = {}  # result of a recognised scatter -> its twin's
+        self.rules: dict[str, Callable[[Node], bool]] = {
+            "max_pool": self._max_pool,
+            "scatter_add": self._scatter,
+            "reshape": self._reshape,
+            "pad": lambda node: self._permuted(node, ("low", "high")),
+            "slice": lambda node: self._permuted(node, ("start", "stop", "step")),
+            "flip": self._flip,
+            "concat": self._concat,
+        }
+
+    def run_all(self) -> Graph:
+        return self.run(self._visit)
+
+    def __getitem__(self, value: Value) -> Value:
+        """The new value in the old one's order."""
+        if value not in self.values and value in self.last:
+            order = channels_first(value.ndim)
+            self.values[value] = self.add(PRIMITIVES["permute"], [self.last[value]], dims=order)
+        return super().__getitem__(value)
+
+    def turned(self, value: Value) -> Value:
+        """The new value in channels-last order."""
+        if value not in self.last:
+            node = value.node
+            order = channels_last(value.ndim)
+            if node is not None and node.prim.name == "expand":
+                small = node.inputs[0]
+                shape = tuple([value.shape[d] for d in order])
+                source = self[small] if small.shape == () else self._operand(small, value.ndim)
+                self.last[value] = self.add(PRIMITIVES["expand"], [source], shape=shape)
+            else:
+                self.last[value] = self.add(PRIMITIVES["permute"], [self[value]], dims=order)
+        return self.last[value]
+
+    def _made(self, value: Value, new: Value) -> None:
+        """Set an old value's new one, which is in channels-last order."""
+        self.last[value] = new
+        self.natural.add(value)
+
+    def _operand(self, value: Value, ndim: int) -> Value:
+        """An operand that broadcasts against values of `ndim` dimensions in channels-last order."""
+        if value.shape == ():
+            return self[value]
+        if value.ndim == ndim:
+            return self.turned(value)
+        shape = (1,) * (ndim - value.ndim) + value.shape
+        x = self.add(PRIMITIVES["reshape"], [self[value]], shape=shape)
+        return self.add(PRIMITIVES["permute"], [x], dims=channels_last(ndim))
+
+    def _visit(self, node: Node) -> bool:
+        name = node.prim.name
+        if name in TWINS:
+            return self._twin(node)
+        if name in _ELEMENTWISE:
+            return self._elementwise(node)
+        if name in _REDUCTIONS:
+            return self._reduction(node)
+        rule = self.rules.get(name)
+        return rule is not None and rule(node)
+
+    # --- what is replaced -----------------------------------------------------------------------
+
+    def _twin(self, node: Node) -> bool:
+        name, out = node.prim.name, node.outputs[0]
+        if out.dtype is not float32 or node.inputs[0].ndim not in _RANKS:
+            return False
+        moved = _ACTIVATIONS.get(name, (0,))
+        inputs = [self.turned(v) if i in moved else self[v] for i, v in enumerate(node.inputs)]
+        result = self.add(TWINS[name], inputs, **node.params)
+        if name == "conv_weight_grad":
+            self.values[out] = result
+        else:
+            self._made(out, result)
+        return True
+
+    def _max_pool(self, node: Node) -> bool:
+        x, (values, indices) = node.inputs[0], node.outputs
+        if x.dtype is not float32 or x.ndim not in _RANKS:
+            return False
+        new = self.graph.add(
+            PRIMITIVES["max_pool_last"],
+            (self.turned(x),),
+            node.params,
+            location=node.location,
+            scope=node.scope,
+        )
+        self._made(values, new[0])
+        self.taps[indices] = (new[1], node)
+        self.copy(node)  # for those who want the indices; without any it is dead
+        del self.values[values]
+        return True
+
+    def _scatter(self, node: Node) -> bool:
+        """The gradient of max_pool: zeros, the indices and g, with their positions flattened."""
+        zeros, places, g = node.inputs
+        while places.node is not None and places.node.prim.name == "reshape":
+            places = places.node.inputs[0]
+        if places in self.taps and _is_zero(self.source, zeros) and node.params["dim"] == 2:
+            taps, pool = self.taps[places]
+            x = pool.inputs[0]
+            flat = (*x.shape[:2], math.prod(x.shape[2:]))
+            if zeros.shape == flat and g.shape == node.inputs[1].shape and g.dtype is x.dtype:
+                g_last = self._unflattened(g, places.shape)
+                params: dict[str, Any] = {"input_size": x.shape[2:], **pool.params}
+                result = self.add(PRIMITIVES["max_pool_last_grad"], [g_last, taps], **params)
+                self.pooled[node.outputs[0]] = result
+                self.values[node.outputs[0]] = self._flattened(result, x.shape, flat)
+                return True
+        return False
+
+    def _unflattened(self, value: Value, shape: Shape) -> Value:
+        """A value whose spatial dimensions were flattened, in channels-last order."""
+        node = value.node
+        if node is not None and node.prim.name == "reshape" and node.inputs[0].shape == shape:
+            return self.turned(node.inputs[0])
+        if value.shape == shape:
+            return self.turned(value)
+        x = self.add(PRIMITIVES["reshape"], [self[value]], shape=shape)
+        return self.add(PRIMITIVES["permute"], [x], dims=channels_last(len(shape)))
+
+    def _flattened(self, value: Value, shape: Shape, flat: Shape) -> Value:
+        x = self.add(PRIMITIVES["permute"], [value], dims=channels_first(len(shape)))
+        return self.add(PRIMITIVES["reshape"], [x], shape=flat)
+
+    def _reshape(self, node: Node) -> bool:
+        source, out = node.inputs[0], node.outputs[0]
+        pooled = self.pooled.get(source)
+        if pooled is not None and out.shape == tuple([pooled.shape[d] for d in channels_first(pooled.ndim)]):
+            self._made(out, pooled)
+            return True
+        return False
+
+    # --- what keeps its input's order -------------------------------------------------------------
+
+    def _elementwise(self, node: Node) -> bool:
+        out = node.outputs[0]
+        big = [v for v in node.inputs if v.shape == out.shape]
+        if out.ndim not in _RANKS or not any(v in self.natural for v in big):
+            return False
+        inputs = [self._operand(v, out.ndim) for v in node.inputs]
+        self._made(out, self.add(node.prim, inputs, **node.params))
+        return True
+
+    def _reduction(self, node: Node) -> bool:
+        if node.inputs[0] not in self.natural:
+            return False
+        x, out = node.inputs[0], node.outputs[0]
+        order = channels_last(x.ndim)
+        dims = tuple(sorted(order.index(d) for d in node.params["dims"]))
+        keepdim = node.params["keepdim"]
+        y = self.add(node.prim, [self.last[x]], dims=dims, keepdim=keepdim)
+        kept = [d for d in range(x.ndim) if d not in node.params["dims"] and x.shape[d] != 1]
+        moved = [order[d] for d in range(x.ndim) if d not in dims and x.shape[order[d]] != 1]
+        if kept == moved:  # the same elements in the same order
+            self.values[out] = y if y.shape == out.shape else self.add(PRIMITIVES["reshape"], [y], shape=out.shape)
+        elif keepdim:
+            self._made(out, y)
+        else:
+            names = [order[d] for d in range(x.ndim) if d not in dims]
+            back = tuple(names.index(d) for d in sorted(names))
+            self.values[out] = self.add(PRIMITIVES["permute"], [y], dims=back)
+        return True
+
+    def _permuted(self, node: Node, lists: tuple[str, ...]) -> bool:
+        if node.inputs[0] not in self.natural:
+            return False
+        order = channels_last(node.inputs[0].ndim)
+        params = dict(node.params)
+        for name in lists:
+            params[name] = tuple([params[name][d] for d in order])
+        self._made(node.outputs[0], self.add(node.prim, [self.last[node.inputs[0]]], **params))
+        return True
+
+    def _flip(self, node: Node) -> bool:
+        if node.inputs[0] not in self.natural:
+            return False
+        order = channels_last(node.inputs[0].ndim)
+        dims = tuple(sorted(order.index(d) for d in node.params["dims"]))
+        self._made(node.outputs[0], self.add(node.prim, [self.last[node.inputs[0]]], dims=dims))
+        return True
+
+    def _concat(self, node: Node) -> bool:
+        out = node.outputs[0]
+        if out.ndim not in _RANKS or not any(v in self.natural for v in node.inputs):
+            return False
+        dim = channels_last(out.ndim).index(node.params["dim"])
+        self._made(out, self.add(node.prim, [self.turned(v) for v in node.inputs], dim=dim))
+        return True
+
+
+def _is_zero(graph: Graph, value: Value) -> bool:
+    """Whether a value is known to be zeros."""
+    node = value.node
+    if node is not None and node.prim.name == "full":
+        return node.params["value"] == 0
+    while node is not None and node.prim.name in ("expand", "reshape"):
+        value = node.inputs[0]
+        node = value.node
+    return value in graph.constants and not graph.constants[value].any()
