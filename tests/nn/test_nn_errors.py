@@ -156,7 +156,7 @@ WRONG: list[tuple[str, Callable[[], object], type[Exception], list[str]]] = [
         "conv without channels",
         lambda: nn.Conv2d(1, 8, 3)(tw.zeros(28, 28)),
         ShapeError,
-        ["expects an input (N, 1, H, W) or (1, H, W), got (28, 28)", "x.unsqueeze(1)"],
+        ["expects an input (N, 1, H, W) or (1, H, W), got (28, 28)", "x.unsqueeze(0)"],
     ),
     (
         "conv too many dims",

@@ -27,11 +27,13 @@ def default_collate(batch: Sequence[Any]) -> Any:
     """
     first = batch[0]
     if isinstance(first, Tensor):
+        _check_kinds(batch, Tensor, "a tensor")
         _check_shapes(batch)
         return stack(list(batch), 0)
     if isinstance(first, (np.ndarray, np.generic)):
         return _stack_arrays(batch)
     if isinstance(first, (bool, int, float, complex)):
+        _check_kinds(batch, (bool, int, float, complex, np.generic), "a number")
         return from_numpy(_numbers(batch))
     if isinstance(first, (str, bytes)):
         return batch
@@ -84,6 +86,15 @@ def _check_keys(first: Mapping[Any, Any], batch: Sequence[Any]) -> None:
         missing = [key for key in first if key not in sample]
         if missing:
             raise KeyError(f"sample {i} of the batch lacks the keys {missing} that sample 0 has")
+
+
+def _check_kinds(batch: Sequence[Any], kinds: Any, what: str) -> None:
+    for i, sample in enumerate(batch):
+        if not isinstance(sample, kinds):
+            raise TypeError(
+                f"default_collate got {what} in sample 0 of a batch and {type(sample).__name__} in sample {i}; "
+                + _mend(sample)
+            )
 
 
 def _check_shapes(batch: Sequence[Any]) -> None:

@@ -99,7 +99,7 @@ class _ConvNd(Module):
                 hint=self._channel_hint(shape, got, batched),
             )
         letters = ", ".join("DHW"[3 - n :]) if n > 1 else "L"
-        hint = "x.unsqueeze(1) adds a channel dimension" if len(shape) == n else None
+        hint = "x.unsqueeze(0) adds a channel dimension" if len(shape) == n else None
         if len(shape) > n + 2:
             hint = f"merge the leading dimensions: x.flatten(0, {len(shape) - n - 2})"
         raise ShapeError(
@@ -114,6 +114,8 @@ class _ConvNd(Module):
         if shape[-1] == self.in_channels and self._n > 1:
             order = (0, self._n + 1, *range(1, self._n + 1)) if batched else (self._n, *range(self._n))
             return f"the channels are in the last dimension: use x.permute{order}"
+        if not batched and self.in_channels == 1:
+            return "a batch of inputs with one channel has to show it: use x.unsqueeze(1)"
         call = f"{type(self).__name__}({got}, {self.out_channels}, {self._short(self.kernel_size)}, ...)"
         if got == 1 and self.in_channels == 3 and self._n == 2:
             return f"the images are grey; use {call}"

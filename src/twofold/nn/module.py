@@ -165,7 +165,7 @@ class Module:
     def _check_name(self, name: str, what: str, table: Mapping[str, Any]) -> None:
         Settings.changes += 1
         if "_parameters" not in self.__dict__:
-            raise AttributeError(f"cannot assign {what} before Module.__init__() call")
+            raise AttributeError(_no_init(self, what))
         if not isinstance(name, str):
             raise TypeError(f"{what} name should be a string, got {type(name).__name__}")
         if "." in name or name == "":
@@ -186,7 +186,7 @@ class Module:
                     if isinstance(value, Module)
                     else "buffer"
                 )
-                raise AttributeError(f"cannot assign {kind} before Module.__init__() call")
+                raise AttributeError(_no_init(self, kind))
             object.__setattr__(self, name, value)
             return
         if isinstance(value, Parameter):
@@ -227,7 +227,9 @@ class Module:
         for table in ("_parameters", "_buffers", "_modules"):
             if table in own and name in own[table]:
                 return own[table][name]
-        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        if "_parameters" not in own:
+            raise AttributeError(_no_init(self, f"'{name}'", verb="read"))
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'", name=name, obj=self)
 
     def _settings(self) -> dict[str, Any]:
         """What a program made from a call takes for granted: plain attributes, and which parts there are."""
@@ -606,6 +608,11 @@ class Module:
         if not children and len(extra_lines) <= 1:
             return head + extra + ")"
         return head + "\n  " + "\n  ".join(extra_lines + children) + "\n)"
+
+
+def _no_init(module: Module, what: str, verb: str = "assign") -> str:
+    name = type(module).__name__
+    return f"cannot {verb} {what} before Module.__init__() call: begin {name}.__init__ with super().__init__()"
 
 
 def _indent(text: str, spaces: int = 2) -> str:

@@ -67,7 +67,13 @@ class _NormBase(Module):
         name, shape = type(self).__name__, input.shape
         if len(shape) not in self._ndims:
             expected = " or ".join(f"{n}-d" for n in self._ndims)
-            raise ShapeError(f"expects a {expected} input {self._layout}, got shape {tuple(shape)}", op=name)
+            family = name.rstrip("123d")  # BatchNorm of BatchNorm2d
+            fitting = {2: "1d", 3: "1d", 4: "2d", 5: "3d"}.get(len(shape))
+            raise ShapeError(
+                f"expects a {expected} input {self._layout}, got shape {tuple(shape)}",
+                op=name,
+                hint=f"use {family}{fitting}({shape[1]})" if fitting and family != name else None,
+            )
         channel = self._channel_dim(input)
         if shape[channel] != self.num_features:
             hint = f"use {name}({shape[channel]})"
