@@ -617,3 +617,58 @@ def test_parameter_dict() -> None:
     del items["b"]
     items.clear()
     assert len(items) == 0
+
+
+# Lazy layers ------------------------------------------------------------------------------------
+
+LAZY = [
+    ("LazyLinear", (4,), (2, 3)),
+    ("LazyConv1d", (4, 3), (2, 3, 8)),
+    ("LazyConv2d", (4, 3), (2, 3, 8, 8)),
+    ("LazyConv3d", (2, 2), (1, 3, 4, 4, 4)),
+    ("LazyConvTranspose1d", (4, 3), (2, 3, 8)),
+    ("LazyConvTranspose2d", (4, 3), (3, 5, 5)),
+    ("LazyConvTranspose3d", (2, 2), (1, 3, 2, 2, 2)),
+    ("LazyBatchNorm1d", (), (4, 3)),
+    ("LazyBatchNorm2d", (), (2, 3, 4, 4)),
+    ("LazyBatchNorm3d", (), (2, 3, 2, 2, 2)),
+    ("LazyInstanceNorm1d", (), (3, 8)),
+    ("LazyInstanceNorm2d", (1e-5, 0.1, True, True), (2, 3, 4, 4)),
+    ("LazyInstanceNorm3d", (), (2, 3, 2, 2, 2)),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "shape"), LAZY, ids=[entry[0] for entry in LAZY])
+def test_lazy_layers(name: str, args: tuple, shape: tuple[int, ...]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        theirs = getattr(torch.nn, name)(*args)
+    ours = getattr(nn, name)(*args)
+    assert repr(ours) == repr(theirs)
+    waiting = list(ours.parameters())
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    z = theirs(torch.from_numpy(x))
+    assert ours(tw.from_numpy(x)).shape == tuple(z.shape)
+    assert repr(ours) == repr(theirs) and type(ours) is getattr(nn, name.removeprefix("Lazy"))
+    assert all(a is b and type(a) is nn.Parameter for a, b in zip(waiting, ours.parameters(), strict=True))
+    assert {k: tuple(v.shape) for k, v in ours.state_dict().items()} == {
+        k: tuple(v.shape) for k, v in theirs.state_dict().items()
+    }
+    ours.load_state_dict({k: tw.from_numpy(v.numpy().copy()) for k, v in theirs.state_dict().items()})
+    ours.eval(), theirs.eval()
+    y, z = ours(tw.from_numpy(x)), theirs(torch.from_numpy(x))
+    np.testing.assert_allclose(y.detach().numpy(), z.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_lazy_layers_take_loaded_weights_and_an_early_optimizer() -> None:
+    full, lazy = nn.Linear(3, 2), nn.LazyLinear(2)
+    assert repr(lazy.weight) == "<UninitializedParameter>"
+    optimizer = tw.optim.SGD(lazy.parameters(), lr=0.5)
+    lazy.load_state_dict(full.state_dict())
+    x = tw.randn(4, 3)
+    assert np.array_equal(lazy(x).detach().numpy(), full(x).detach().numpy())
+    lazy(x).sum().backward()
+    optimizer.step()
+    assert not np.array_equal(lazy.weight.detach().numpy(), full.weight.detach().numpy())
+    copied = copy.deepcopy(nn.Sequential(nn.LazyLinear(2)))
+    assert copied(x).shape == (4, 2)

@@ -97,7 +97,7 @@ def _collect(
         value = state[key]
         if not isinstance(value, Tensor):
             errors.append(f'"{key}" should be a tensor, got {type(value).__name__}.')
-        elif not _fits(value.shape, own.shape):
+        elif not (_fits(value.shape, own.shape) or hasattr(own, "materialize")):
             errors.append(
                 f"size mismatch for {key}: copying a param with shape {tuple(value.shape)} from checkpoint, "
                 f"the shape in current model is {tuple(own.shape)}."
@@ -138,6 +138,8 @@ def _store(owner: Any, name: str, value: Any, assign: bool) -> None:
     own = owner._parameters.get(name)
     if not assign:
         target = own if own is not None else owner._buffers[name]
+        if hasattr(target, "materialize"):  # a lazy layer's
+            target.materialize(value.shape)
         target.copy_(value.reshape(target.shape))
     elif own is not None:
         owner._parameters[name] = value if isinstance(value, type(own)) else type(own)(value, own.requires_grad)

@@ -40,15 +40,21 @@ def _check_target_shape(input: Tensor, target: Tensor, op: str) -> None:
         )
 
 
-def _check_classes(target: Tensor, classes: int, ignore_index: int, op: str) -> None:
-    """Raises: OutOfBoundsError for a class number that is neither in [0, classes) nor `ignore_index`."""
+def _check_classes(target: Tensor, classes: int, ignore_index: int, op: str) -> bool:
+    """Whether a target may be `ignore_index`.
+
+    Raises: OutOfBoundsError for a class number that is neither in [0, classes) nor `ignore_index`.
+    """
     if mode.tracer is not None or 0 in target.shape:
-        return
+        return True
     values = target.detach().numpy()
-    values = values[values != ignore_index]
-    if values.size == 0:
-        return
     low, high = int(values.min()), int(values.max())
+    ignores = low <= ignore_index <= high
+    if ignores and (low < 0 or high >= classes):
+        values = values[values != ignore_index]
+        if values.size == 0:
+            return True
+        low, high = int(values.min()), int(values.max())
     if low < 0 or high >= classes:
         hint = f"use a last layer with {high + 1} outputs, or class numbers from 0 to {classes - 1}"
         if low < 0:
@@ -61,6 +67,7 @@ def _check_classes(target: Tensor, classes: int, ignore_index: int, op: str) -> 
             op=op,
             hint=hint,
         )
+    return ignores
 
 
 def _check_weight(weight: Tensor | None, classes: int, op: str) -> None:
@@ -73,24 +80,25 @@ def _check_weight(weight: Tensor | None, classes: int, op: str) -> None:
 
 
 def _picked(
-    logp: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """-logp at the target times its weight, the weights, the mask of counted samples, and safe targets."""
+    logp: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, some_ignored: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """-logp at the target times its weight, the weights (None: all 1), and which samples count (None: all)."""
     dim = _class_dim(logp, "nll_loss")
-    keep = E.ne(target, ignore_index)
-    safe = cast(E.where(keep, target, 0), int64)
+    keep = E.ne(target, ignore_index) if some_ignored else None
+    safe = cast(target if keep is None else E.where(keep, target, 0), int64)
     shape = (*logp.shape[:dim], 1, *logp.shape[dim + 1 :])
-    chosen = M.reshape(I.gather(logp, M.reshape(safe, shape=shape), dim=dim), shape=target.shape)
-    if weight is None:
-        weights = cast(keep, logp.dtype)
-    else:
-        weights = E.where(keep, I.index(cast(weight, logp.dtype), safe, dims=(0,)), 0.0)
-    return E.where(keep, -(chosen * weights), 0.0), weights, keep, safe
+    loss = -M.reshape(I.gather(logp, M.reshape(safe, shape=shape), dim=dim), shape=target.shape)
+    weights = None if weight is None else I.index(cast(weight, logp.dtype), safe, dims=(0,))
+    if keep is not None:
+        weights = cast(keep, logp.dtype) if weights is None else E.where(keep, weights, 0.0)
+    if weight is not None:
+        loss = loss * weights
+    return loss if keep is None else E.where(keep, loss, 0.0), weights, keep
 
 
-def _weighted(loss: Tensor, weights: Tensor, reduction: str, op: str) -> Tensor:
+def _weighted(loss: Tensor, weights: Tensor | None, reduction: str, op: str) -> Tensor:
     """Like `reduced`, but the mean is over the weights."""
-    if reduction == "mean":
+    if reduction == "mean" and weights is not None:
         return total(loss) / total(weights)
     return reduced(loss, reduction, op)
 
@@ -129,12 +137,13 @@ def nll_loss(
     """
     reduction = _reduction_of(reduction, size_average, reduce)
     check_reduction(reduction, "nll_loss")
-    _check_class_targets(input, target, weight, ignore_index, "nll_loss")
-    loss, weights, _, _ = _picked(input, target, weight, ignore_index)
+    ignored = _check_class_targets(input, target, weight, ignore_index, "nll_loss")
+    loss, weights, _ = _picked(input, target, weight, ignore_index, ignored)
     return _weighted(loss, weights, reduction, "nll_loss")
 
 
-def _check_class_targets(input: Tensor, target: Any, weight: Tensor | None, ignore_index: int, op: str) -> None:
+def _check_class_targets(input: Tensor, target: Any, weight: Tensor | None, ignore_index: int, op: str) -> bool:
+    """Raises what is wrong with them; gives whether a target may be `ignore_index`."""
     check_floating(input, op)
     if not isinstance(target, Tensor):
         raise DTypeError(f"the target must be a tensor, got {type(target).__name__}", op=op)
@@ -147,7 +156,7 @@ def _check_class_targets(input: Tensor, target: Any, weight: Tensor | None, igno
     _check_target_shape(input, target, op)
     classes = input.shape[_class_dim(input, op)]
     _check_weight(weight, classes, op)
-    _check_classes(target, classes, ignore_index, op)
+    return _check_classes(target, classes, ignore_index, op)
 
 
 @composite
@@ -187,15 +196,17 @@ def cross_entropy(
     dim = _class_dim(input, op)
     if isinstance(target, Tensor) and target.dtype.is_floating_point:
         return _with_probabilities(input, target, weight, reduction, label_smoothing, dim)
-    _check_class_targets(input, target, weight, ignore_index, op)
+    ignored = _check_class_targets(input, target, weight, ignore_index, op)
     logp = log_softmax_of(input, dim)
-    loss, weights, keep, _ = _picked(logp, target, weight, ignore_index)
+    loss, weights, keep = _picked(logp, target, weight, ignore_index, ignored)
     loss = _weighted(loss, weights, reduction, op)
     if label_smoothing == 0.0:
         return loss
     classes = input.shape[dim]
     spread = logp if weight is None else logp * _along(weight, dim, logp)
-    smooth = E.where(keep, -R.sum(spread, dims=(dim,), keepdim=False), 0.0)
+    smooth = -R.sum(spread, dims=(dim,), keepdim=False)
+    if keep is not None:
+        smooth = E.where(keep, smooth, 0.0)
     smooth = _weighted(smooth, weights, reduction, op)
     return loss * (1.0 - label_smoothing) + smooth * (label_smoothing / classes)
 
