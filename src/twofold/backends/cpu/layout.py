@@ -156,7 +156,9 @@ def through_movement(node: Node, view: View) -> View | None:
         start = max(k, 0) * view.strides[b] + max(-k, 0) * view.strides[a]
         strides = tuple(view.strides[d] for d in rest) + (view.strides[a] + view.strides[b],)
         return View(view.buffer, out.shape, strides, view.offset + start)
+    if name == "as_strided" and view.contiguous:
+        return View(view.buffer, out.shape, params["strides"], view.offset + params["offset"])
     return None
 
 
-MOVEMENT = frozenset(("reshape", "permute", "expand", "slice", "flip", "diagonal"))
+MOVEMENT = frozenset(("reshape", "permute", "expand", "slice", "flip", "diagonal", "as_strided"))

@@ -209,7 +209,7 @@ class Lowering:
             if value.node.prim.name != "reshape":
                 return None
             value = value.node.inputs[0]
-        if value.node is None or self.of[value.node].kind == "alone":
+        if value.node is None:
             return None
         return value
 
@@ -265,6 +265,8 @@ class Lowering:
                 for v in node.outputs:
                     if v not in self.views:
                         self._new_view(v)
+                if not any(v.type.size for v in node.outputs):
+                    continue  # nothing to compute
                 lower = LOWERINGS.get(node.prim.name)
                 if lower is not None and 0 not in group.shape:
                     steps = lower(self, node, symbol)
