@@ -50,7 +50,7 @@ double, half, long, short = (_DTYPES[n] for n in ("float64", "float16", "int64",
 float, int = _DTYPES["float32"], _DTYPES["int32"]
 cfloat, cdouble = _DTYPES["complex64"], _DTYPES["complex128"]
 
-_SUBMODULES = ("nn", "optim", "data", "vision", "train", "autograd")
+_SUBMODULES = ("nn", "optim", "data", "vision", "train", "autograd", "cuda")
 
 
 def __getattr__(name: str) -> _Any:
