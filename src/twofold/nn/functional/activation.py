@@ -9,7 +9,7 @@ from typing import Any
 from ...autodiff.bind import no_record
 from ...autodiff.composite import composite
 from ...autodiff.handle import Tensor
-from ...ir.dtypes import as_dtype, float16
+from ...ir.dtypes import float16
 from ...ir.errors import ShapeError, TwofoldError, TwofoldWarning
 from ...ir.types import canonical_dim
 from ...primitives import elementwise as E
@@ -18,7 +18,9 @@ from ...primitives import movement as M
 from ...primitives import reduce as R
 from ...tensor._registry import assign
 from ...tensor.random import rand
-from ._common import cast, check_floating, in_float32
+from ...tensor.statistics import log_softmax as _log_softmax
+from ...tensor.statistics import softmax as _softmax
+from ._common import check_floating, in_float32
 
 
 def _result(input: Tensor, out: Tensor, inplace: bool) -> Tensor:
@@ -423,37 +425,12 @@ def _softmax_dim(dim: int | None, ndim: int, op: str) -> int:
         warnings.warn(
             f"Implicit dimension choice for {op}: pass dim, or dim={guess} is taken for a {ndim}-d input",
             TwofoldWarning,
-            stacklevel=5,
+            stacklevel=3,
         )
         dim = guess
     return canonical_dim(dim, ndim, op=op)
 
 
-def _shifted(input: Tensor, dim: int) -> Tensor:
-    """x - max(x), so that exponentials do not overflow; the maximum needs no gradient."""
-    with no_record():
-        top = R.amax(input, dims=(dim,), keepdim=True)
-    return E.sub(input, top)
-
-
-@in_float32
-def _softmax(input: Tensor, dim: int) -> Tensor:
-    if input.ndim == 0 or 0 in input.shape:
-        return input / input if input.ndim == 0 else E.copy(input)
-    e = E.exp(_shifted(input, dim))
-    return E.div(e, R.sum(e, dims=(dim,), keepdim=True))
-
-
-@in_float32
-def log_softmax_of(input: Tensor, dim: int) -> Tensor:
-    """Logarithm of softmax along a canonical dim."""
-    if input.ndim == 0 or 0 in input.shape:
-        return input - input if input.ndim == 0 else E.copy(input)
-    z = _shifted(input, dim)
-    return E.sub(z, E.log(R.sum(E.exp(z), dims=(dim,), keepdim=True)))
-
-
-@composite
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
     """Exponentials of x, scaled to sum to one along `dim`.
 
@@ -466,13 +443,9 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     >>> tw.nn.functional.softmax(tw.tensor([0.0, 0.0]), dim=-1)
     tensor([0.5000, 0.5000])
     """
-    if dtype is not None:
-        input = cast(input, as_dtype(dtype))
-    check_floating(input, "softmax")
-    return _softmax(input, _softmax_dim(dim, input.ndim, "softmax"))
+    return _softmax(input, _softmax_dim(dim, input.ndim, "softmax"), dtype)
 
 
-@composite
 def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
     """softmax(-x).
 
@@ -480,13 +453,9 @@ def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     >>> tw.nn.functional.softmin(tw.tensor([0.0, 0.0]), dim=0)
     tensor([0.5000, 0.5000])
     """
-    if dtype is not None:
-        input = cast(input, as_dtype(dtype))
-    check_floating(input, "softmin")
-    return _softmax(-input, _softmax_dim(dim, input.ndim, "softmin"))
+    return _softmax(-input, _softmax_dim(dim, input.ndim, "softmin"), dtype)
 
 
-@composite
 def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
     """log(softmax(x)), computed without the overflow and cancellation of doing one after the other.
 
@@ -494,10 +463,7 @@ def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dty
     >>> tw.nn.functional.log_softmax(tw.tensor([0.0, 0.0]), dim=0)
     tensor([-0.6931, -0.6931])
     """
-    if dtype is not None:
-        input = cast(input, as_dtype(dtype))
-    check_floating(input, "log_softmax")
-    return log_softmax_of(input, _softmax_dim(dim, input.ndim, "log_softmax"))
+    return _log_softmax(input, _softmax_dim(dim, input.ndim, "log_softmax"), dtype)
 
 
 @composite

@@ -11,8 +11,8 @@ from ...ir.errors import ShapeError, TwofoldError
 from ...primitives import elementwise as E
 from ...primitives import linalg as L
 from ...primitives import movement as M
+from ...tensor.statistics import softmax
 from ._common import cast, in_float32
-from .activation import _softmax
 from .dropout import dropout
 
 
@@ -69,12 +69,12 @@ def scaled_dot_product_attention(
 def attention_weights(scores: Tensor, mask: Tensor | None) -> Tensor:
     """softmax of the scores where the mask allows; a row without any key gives zeros."""
     if mask is None:
-        return _softmax(scores, scores.ndim - 1)
+        return softmax(scores, scores.ndim - 1)
     if mask.dtype is not bool_:
-        return _softmax(scores + cast(mask, scores.dtype), scores.ndim - 1)
+        return softmax(scores + cast(mask, scores.dtype), scores.ndim - 1)
     some = mask.any(-1, keepdim=True)
     # A row of -inf alone would be nan, and so would its gradient: let it see all, and drop the result.
-    weights = _softmax(E.where(E.bitwise_or(mask, E.logical_not(some)), scores, -math.inf), scores.ndim - 1)
+    weights = softmax(E.where(E.bitwise_or(mask, E.logical_not(some)), scores, -math.inf), scores.ndim - 1)
     return E.where(some, weights, 0.0)
 
 

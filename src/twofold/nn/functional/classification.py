@@ -12,8 +12,9 @@ from ...primitives import elementwise as E
 from ...primitives import index as I
 from ...primitives import movement as M
 from ...primitives import reduce as R
+from ...tensor.statistics import log_softmax
 from ._common import average, cast, channels, check_floating, check_reduction, in_float32, reduced, total
-from .activation import log_softmax_of, stable_softplus
+from .activation import stable_softplus
 
 
 def _class_dim(input: Tensor, op: str) -> int:
@@ -197,7 +198,7 @@ def cross_entropy(
     if isinstance(target, Tensor) and target.dtype.is_floating_point:
         return _with_probabilities(input, target, weight, reduction, label_smoothing, dim)
     ignored = _check_class_targets(input, target, weight, ignore_index, op)
-    logp = log_softmax_of(input, dim)
+    logp = log_softmax(input, dim)
     loss, weights, keep = _picked(logp, target, weight, ignore_index, ignored)
     loss = _weighted(loss, weights, reduction, op)
     if label_smoothing == 0.0:
@@ -233,7 +234,7 @@ def _with_probabilities(
     target = cast(target, input.dtype)
     if smoothing > 0.0:
         target = target * (1.0 - smoothing) + smoothing / classes
-    terms = log_softmax_of(input, dim) * target
+    terms = log_softmax(input, dim) * target
     if weight is not None:
         terms = terms * _along(weight, dim, terms)
     loss = -R.sum(terms, dims=(dim,), keepdim=False)

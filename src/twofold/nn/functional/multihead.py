@@ -11,8 +11,8 @@ from ...ir.errors import DTypeError, ShapeError
 from ...primitives import elementwise as E
 from ...primitives import linalg as L
 from ...primitives import movement as M
+from ...tensor.statistics import softmax
 from ._common import average, cast
-from .activation import _softmax
 from .attention import _transposed, causal_mask
 from .dropout import dropout
 from .linear import linear
@@ -164,7 +164,7 @@ def multi_head_attention_forward(
     if padding is not None:
         n, s = padding.shape
         scores = scores + M.reshape(padding, shape=(n, 1, 1, s))
-    weights = _softmax(scores, 3)
+    weights = softmax(scores, 3)
     if training and dropout_p > 0.0:
         weights = dropout(weights, dropout_p)
     return _output(weights, v, out_proj_weight, out_proj_bias, batched, need_weights, average_attn_weights)
