@@ -79,10 +79,23 @@ def broadcast_shapes(*shapes: Sequence[int], op: str | None = None) -> Shape:
                 raise ShapeError(
                     f"shapes {texts} do not broadcast: sizes {out[i]} and {n} differ in dimension {i - ndim}",
                     op=op,
-                    hint="sizes must be equal or 1, counted from the last dimension; "
-                    "unsqueeze() or reshape() one of them",
+                    hint=_broadcast_hint(shapes),
                 )
     return tuple(out)
+
+
+def _broadcast_hint(shapes: Sequence[Sequence[int]]) -> str:
+    rule = "sizes must be equal or 1, counted from the last dimension"
+    if len(shapes) == 2:
+        a, b = (tuple(s) for s in shapes)
+        if a == b[::-1] and len(a) == 2:
+            return f"{rule}; transpose one of them: x.t()"
+        small, large = sorted((a, b), key=len)
+        if len(small) < len(large) and small == large[: len(small)]:
+            added = len(large) - len(small)
+            names = ", ".join(["None"] * added)
+            return f"{rule}; x[..., {names}] makes {small + (1,) * added} of {small}, which fits"
+    return f"{rule}; unsqueeze() or reshape() one of them"
 
 
 def canonical_dim(dim: int, ndim: int, *, op: str | None = None) -> int:

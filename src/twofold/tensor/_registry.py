@@ -139,7 +139,9 @@ def assign(target: Tensor, value: Tensor, op: str = "copy_") -> Tensor:
             a not in (1, b) for a, b in zip(reversed(value.shape), reversed(target.shape), strict=False)
         ):
             raise ShapeError(
-                f"a value of shape {value.shape} does not fit into a tensor of shape {target.shape}", op=op
+                f"a value of shape {value.shape} does not fit into a tensor of shape {target.shape}",
+                op=op,
+                hint="the sizes of the value must be equal or 1, counted from the last dimension; it can't be larger",
             )
         value = PRIMITIVES["expand"](value, shape=target.shape)
     elif kept and op == "copy_" and value.requires_grad:

@@ -68,7 +68,10 @@ def _matmul(a: Tensor, b: Tensor, op: str) -> Tensor:
     if b.ndim == 2:  # one large product instead of many small ones
         rows = P.reshape(a, shape=(math.prod(a.shape[:-1]), a.shape[-1]))
         return P.reshape(L.matmul(rows, b), shape=(*a.shape[:-1], b.shape[-1]))
-    broadcast_shapes(a.shape[:-2], b.shape[:-2], op=op)
+    try:
+        broadcast_shapes(a.shape[:-2], b.shape[:-2], op=op)
+    except ShapeError as error:
+        raise ShapeError(f"a {a.shape} @ b {b.shape}: batch {error.message}", op=op, hint=error.hint) from None
     return L.matmul(a, b)
 
 
