@@ -6,9 +6,13 @@ that address arithmetic with constant strides costs nothing at run time.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
+
+_SYMBOL = re.compile(r"@([\w.$]+)")
+
 
 class Val:
     """An SSA value: its name (or literal) and LLVM type."""
@@ -23,22 +27,55 @@ class Val:
 
 
 class Module:
-    """A set of functions and the declarations that they need."""
+    """The kernels of a program, the functions that they share, and declarations.
+
+    Kernels with the same code are one function: buffers are numbered per kernel, in order of first
+    use, so that equal layers have equal code.
+    """
 
     def __init__(self) -> None:
-        self.functions: dict[str, str] = {}
+        self.shared: dict[str, str] = {}  # private functions that kernels call
         self.declarations: dict[str, str] = {}
+        self.bodies: dict[str, str] = {}  # code of a kernel -> its symbol
+        self.kernels: dict[str, tuple[str, list[int]]] = {}  # name -> (symbol, numbers of its buffers)
 
     def declare(self, name: str, result: str, args: Sequence[str]) -> None:
-        if name not in self.functions:
-            self.declarations[name] = f"declare {result} @{name}({', '.join(args)})"
+        self.declarations[name] = f"declare {result} @{name}({', '.join(args)})"
 
     def add(self, function: Function) -> None:
-        self.functions[function.name] = function.text()
+        body = function.text()
+        if function.private:
+            self.shared[function.name] = body
+            return
+        symbol = self.bodies.setdefault(body, f"kernel{len(self.bodies)}")
+        self.kernels[function.name] = (symbol, list(function.slots))
+
+    @property
+    def functions(self) -> dict[str, str]:
+        return self.shared
+
+    def texts(self) -> dict[str, str]:
+        """A self-contained IR module per kernel: symbol -> text. The function in it is `kernel`."""
+        return {symbol: self._with_needed(body) for body, symbol in self.bodies.items()}
+
+    def _with_needed(self, body: str) -> str:
+        parts, seen = [body], set()
+        stack = [body]
+        while stack:
+            for name in _SYMBOL.findall(stack.pop()):
+                if name in seen:
+                    continue
+                seen.add(name)
+                if name in self.shared:
+                    parts.append(self.shared[name])
+                    stack.append(self.shared[name])
+                elif name in self.declarations:
+                    parts.append(self.declarations[name])
+        return "\n".join(parts)
 
     def text(self) -> str:
-        declared = [text for name, text in self.declarations.items() if name not in self.functions]
-        return "\n".join([*declared, *self.functions.values()]) + "\n"
+        """All of it, for people."""
+        return "\n".join([*self.declarations.values(), *self.shared.values(), *self.bodies])
 
 
 def float_literal(value: float, ty: str) -> str:
@@ -85,6 +122,7 @@ class Function:
         self.signature = ", ".join(f"{ty} %{n}" for ty, n in args)
         self.args = [Val(f"%{n}", ty) for ty, n in args]
         self.lines: list[str] = []
+        self.slots: dict[int, int] = {}  # number of a buffer -> place in the kernel's table of addresses
         self.stack: list[str] = []  # reservations, which stand before everything else
         self._count = 0
         self._block = "entry"
@@ -93,7 +131,8 @@ class Function:
 
     def text(self) -> str:
         linkage = "internal " if self.private else ""
-        return f"define {linkage}{self.result} @{self.name}({self.signature}) {self.attributes} {{\nentry:\n" + "\n".join(
+        name = self.name if self.private else "kernel"
+        return f"define {linkage}{self.result} @{name}({self.signature}) {self.attributes} {{\nentry:\n" + "\n".join(
             [*self.stack, *self.lines]
         ) + "\n}\n"
 

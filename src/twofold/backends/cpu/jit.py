@@ -33,10 +33,15 @@ def _initialize() -> None:
 
 
 class Library:
-    """Compiled code that is loaded: addresses of its functions. Keeps the code alive."""
+    """Object files that are loaded: addresses of their functions. Keeps the code alive."""
 
-    def __init__(self, engine: Any):
-        self._engine = engine
+    def __init__(self, objects: list[bytes], target: Target):
+        with _lock:
+            _initialize()
+            self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target))
+            for data in objects:
+                self._engine.add_object_file(llvm.ObjectFileRef.from_data(data))
+            self._engine.finalize_object()
 
     def address(self, name: str) -> int:
         """Where function `name` begins."""
@@ -46,17 +51,24 @@ class Library:
         return address
 
 
+_loaded: dict[str, tuple[Library, int]] = {}  # text -> loaded kernel; equal kernels are one, process-wide
+
+
+def compile_kernels(texts: dict[str, str], target: Target) -> dict[str, tuple[Library, int]]:
+    """Load modules that hold one function `kernel` each; returns the library and the address of each."""
+    found = {}
+    for symbol, text in texts.items():
+        key = f"{target.cpu} {target.features}\n{text}"
+        if key not in _loaded:
+            library = compile_text(text, target)
+            _loaded[key] = (library, library.address("kernel"))
+        found[symbol] = _loaded[key]
+    return found
+
+
 def compile_text(text: str, target: Target) -> Library:
     """Load the machine code of an IR module, compiled now or taken from the cache."""
-    with _lock:
-        _initialize()
-        data = object_code(text, target)
-        machine = _machine(target)
-        empty = llvm.parse_assembly("")
-        engine = llvm.create_mcjit_compiler(empty, machine)
-        engine.add_object_file(llvm.ObjectFileRef.from_data(data))
-        engine.finalize_object()
-        return Library(engine)
+    return Library([object_code(text, target)], target)
 
 
 def object_code(text: str, target: Target) -> bytes:

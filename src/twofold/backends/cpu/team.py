@@ -26,6 +26,7 @@ from .jit import Library, compile_text
 from .target import host
 
 LINE = 128  # bytes between words that different threads write
+PHASE_BYTES = 24  # of the table of phases: function, number of chunks, table of buffer addresses
 _TICKET_BYTES = 2 * LINE  # per phase: the ticket counter, and the count of chunks done
 
 # Offsets of the team block's words, each on a line of its own.
@@ -72,7 +73,7 @@ yield:
   ret void
 }}
 
-define void @phases(ptr %table, i64 %count, ptr %args, ptr %tickets, i64 %worker) nounwind {{
+define void @phases(ptr %table, i64 %count, ptr %tickets, i64 %worker) nounwind {{
 entry:
   br label %phase
 phase:
@@ -80,11 +81,13 @@ phase:
   %more = icmp ult i64 %p, %count
   br i1 %more, label %begin, label %end
 begin:
-  %row = shl i64 %p, 4
+  %row = mul i64 %p, {PHASE_BYTES}
   %e = getelementptr i8, ptr %table, i64 %row
   %fn = load ptr, ptr %e
   %e8 = getelementptr i8, ptr %e, i64 8
   %chunks = load i64, ptr %e8
+  %e16 = getelementptr i8, ptr %e, i64 16
+  %args = load ptr, ptr %e16
   %toff = mul i64 %p, {_TICKET_BYTES}
   %ticket = getelementptr i8, ptr %tickets, i64 %toff
   %done = getelementptr i8, ptr %ticket, i64 {LINE}
@@ -114,7 +117,7 @@ end:
   ret void
 }}
 
-define void @serial(ptr %table, i64 %count, ptr %args) nounwind {{
+define void @serial(ptr %table, i64 %count) nounwind {{
 entry:
   br label %phase
 phase:
@@ -122,11 +125,13 @@ phase:
   %more = icmp ult i64 %p, %count
   br i1 %more, label %begin, label %end
 begin:
-  %row = shl i64 %p, 4
+  %row = mul i64 %p, {PHASE_BYTES}
   %e = getelementptr i8, ptr %table, i64 %row
   %fn = load ptr, ptr %e
   %e8 = getelementptr i8, ptr %e, i64 8
   %chunks = load i64, ptr %e8
+  %e16 = getelementptr i8, ptr %e, i64 16
+  %args = load ptr, ptr %e16
   call void %fn(ptr %args, i64 0, i64 %chunks, i64 0)
   %p1 = add i64 %p, 1
   br label %phase
@@ -180,11 +185,9 @@ run:
   %table = load ptr, ptr %program
   %o1 = getelementptr i8, ptr %program, i64 8
   %count = load i64, ptr %o1
-  %o2 = getelementptr i8, ptr %program, i64 16
-  %args = load ptr, ptr %o2
-  %o3 = getelementptr i8, ptr %program, i64 24
+  %o3 = getelementptr i8, ptr %program, i64 16
   %tickets = load ptr, ptr %o3
-  call void @phases(ptr %table, i64 %count, ptr %args, ptr %tickets, i64 %worker)
+  call void @phases(ptr %table, i64 %count, ptr %tickets, i64 %worker)
   br label %leave
 leave:
   %l0 = atomicrmw add ptr %left, i64 1 acq_rel
@@ -193,7 +196,7 @@ end:
   ret void
 }}
 
-define void @launch(ptr %team, ptr %table, i64 %count, ptr %args, ptr %tickets) nounwind {{
+define void @launch(ptr %team, ptr %table, i64 %count, ptr %tickets) nounwind {{
 entry:
   %go = getelementptr i8, ptr %team, i64 {_GO}
   %sleepers = getelementptr i8, ptr %team, i64 {_SLEEPERS}
@@ -203,9 +206,7 @@ entry:
   store ptr %table, ptr %program
   %o1 = getelementptr i8, ptr %program, i64 8
   store i64 %count, ptr %o1
-  %o2 = getelementptr i8, ptr %program, i64 16
-  store ptr %args, ptr %o2
-  %o3 = getelementptr i8, ptr %program, i64 24
+  %o3 = getelementptr i8, ptr %program, i64 16
   store ptr %tickets, ptr %o3
   %tbytes = mul i64 %count, {_TICKET_BYTES}
   call void @llvm.memset.p0.i64(ptr %tickets, i8 0, i64 %tbytes, i1 false)
@@ -219,7 +220,7 @@ wake:
   %w = $WAKE
   br label %work
 work:
-  call void @phases(ptr %table, i64 %count, ptr %args, ptr %tickets, i64 0)
+  call void @phases(ptr %table, i64 %count, ptr %tickets, i64 0)
   %old = atomicrmw or ptr %entered, i64 4294967296 acq_rel
   br label %wait
 wait:
@@ -261,10 +262,10 @@ class Team:
         self._block = np.zeros(TEAM_BYTES + LINE, np.uint8)
         self.address = -(-self._block.ctypes.data // LINE) * LINE
         pointer = ctypes.c_void_p
-        self.launch = ctypes.CFUNCTYPE(None, pointer, pointer, ctypes.c_int64, pointer, pointer)(
+        self.launch = ctypes.CFUNCTYPE(None, pointer, pointer, ctypes.c_int64, pointer)(
             self.library.address("launch")
         )
-        self.serial = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int64, pointer)(self.library.address("serial"))
+        self.serial = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int64)(self.library.address("serial"))
         run = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int64)(self.library.address("worker"))
         self.threads = [
             threading.Thread(target=run, args=(self.address, i), name=f"twofold-{i}", daemon=True)
@@ -273,15 +274,15 @@ class Team:
         for thread in self.threads:
             thread.start()
 
-    def run(self, table: int, count: int, args: int, tickets: int) -> None:
+    def run(self, table: int, count: int, tickets: int) -> None:
         """Run a program's phases; alone if the team is busy with another thread's program."""
         if self.num_threads > 1 and self.busy.acquire(blocking=False):
             try:
-                self.launch(self.address, table, count, args, tickets)
+                self.launch(self.address, table, count, tickets)
             finally:
                 self.busy.release()
         else:
-            self.serial(table, count, args)
+            self.serial(table, count)
 
     def dismiss(self) -> None:
         """End the workers and wait for them."""

@@ -9,9 +9,9 @@ from ..layout import Buffer
 
 
 def base(f: Function, args: Val, buffer: Buffer) -> Val:
-    """The address of a buffer, from the table that every kernel gets."""
-    slot = f.at(args, 8 * buffer.number)
-    return f.load("ptr", slot, 8)
+    """The address of a buffer, from the table that every kernel gets (slots 0 and 1 are the scratch)."""
+    place = f.slots.setdefault(buffer.number, len(f.slots) + 2)
+    return f.load("ptr", f.at(args, 8 * place), 8)
 
 
 def lane_mask(f: Function, lanes: int, count: int) -> Val:
