@@ -69,14 +69,14 @@ class ContractKernel:
         self.items = math.prod(self.batch) * self.panels * len(self.tiles)
         flops = 2 * max(self.tiles) * self.width * self.k
         # a chunk is long against a claim (0.25 us), and there are enough of them to balance
-        self.per_chunk = max(1, min(1_000_000 // max(1, flops), self.items // 16))
+        self.per_chunk = max(1, min(1_000_000 // max(1, flops), self.items // 32))
         self.chunks = -(-self.items // self.per_chunk)
         self.scratch_bytes = 0
         self.packed: Buffer | None = None
         # Rows of B far apart fall into the same few sets of the caches: a panel that several row
         # tiles read is worth gathering.
         gap = self.b.strides[-2] * self.dtype.itemsize if len(self.b.shape) >= 2 else 0
-        self.far_apart = len(self.tiles) >= 3 and self.k >= 64 and gap >= 1024
+        self.far_apart = len(self.tiles) >= 3 and self.k >= 256 and gap >= 1024
 
     @staticmethod
     def supports(group: Group, sources: dict[Value, View]) -> bool:
