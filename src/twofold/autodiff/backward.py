@@ -12,6 +12,7 @@ from typing import Any
 
 from ..ir.errors import AutogradError, ShapeError
 from ..ir.primitive import PRIMITIVES
+from . import tape
 from .bind import current_node
 from .handle import Tensor, mode, wrap
 from .tape import Node
@@ -82,7 +83,10 @@ def run_backward(
                     found[k] = grads[index]
             if useful is not None and node not in useful:
                 continue
-            for edge, g in zip(node.edges, node.backward(grads), strict=True):
+            results = node.backward(grads)
+            if tape.check_nan:
+                tape.require_no_nan(node, results)
+            for edge, g in zip(node.edges, results, strict=True):
                 if g is not None and edge is not None:
                     send(edge, g)
             if not retain_graph:

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ..ir.dtypes import FROM_NUMPY
 from ..ir.errors import AutogradError, user_location
 from ..ir.primitive import PRIMITIVES, Primitive
@@ -14,8 +16,22 @@ from .handle import Tensor, storage_of, wrap
 
 _numbers = itertools.count(1)
 
-# Set by twofold.debug.detect_anomaly: remember where each node was made.
+# Set by detect_anomaly: remember where each node was made; stop backward at the first NaN.
 keep_locations = False
+check_nan = False
+
+
+def require_no_nan(node: Any, grads: Sequence[Any]) -> None:
+    """Raise AutogradError if a derivative has a NaN."""
+    for i, g in enumerate(grads):
+        if g is not None and isinstance(g._value, np.ndarray) and np.isnan(g._value).any():
+            raise AutogradError(
+                f"the derivative of {node.name!r} gave NaN for its input {i} of shape {g.shape}"
+                + (f"\n  used at: {node.location}" if node.location else ""),
+                op="backward",
+                hint="look at the values that go into it: sqrt and pow have no finite derivative at 0, "
+                "log and division none beyond it; clamp() them, or add a small eps",
+            )
 
 
 class Node:
@@ -155,10 +171,10 @@ def changed(name: str, shape: Any, times: int, location: Any) -> AutogradError:
     return AutogradError(
         f"a tensor of shape {tuple(shape)} that the derivative of {name!r} needs was changed in "
         f"place {times} time{'s' if times != 1 else ''} after {name!r} used it"
-        + (f" (at {location})" if location else ""),
+        + (f"\n  used at: {location}" if location else ""),
         op="backward",
-        hint="use the out-of-place form (x = x + 1 instead of x += 1), or clone() before changing it; "
-        "twofold.debug.detect_anomaly() shows the line that used it",
+        hint="use the out-of-place form (x = x + 1 instead of x += 1), or clone() before changing it"
+        + ("" if location else "; twofold.debug.detect_anomaly() shows the line that used it"),
     )
 
 

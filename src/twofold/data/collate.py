@@ -10,8 +10,8 @@ import numpy as np
 
 from ..autodiff.handle import Tensor
 from ..ir.errors import ShapeError
-from ..tensor.interop import from_numpy
-from ..tensor.joining import stack
+from ..tensors.interop import from_numpy
+from ..tensors.joining import stack
 
 
 def default_collate(batch: Sequence[Any]) -> Any:
@@ -47,6 +47,8 @@ def default_collate(batch: Sequence[Any]) -> Any:
 
 
 def _nested(first: Any, collate: Callable[[Sequence[Any]], Any], batch: Sequence[Any]) -> Any:
+    if isinstance(first, (Mapping, Sequence)):
+        _check_kinds(batch, Mapping if isinstance(first, Mapping) else Sequence, f"a {type(first).__name__}")
     if isinstance(first, Mapping):
         _check_keys(first, batch)
         return _like(first, {key: collate([sample[key] for sample in batch]) for key in first})
