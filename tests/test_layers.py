@@ -10,7 +10,7 @@ import pytest
 import twofold
 from twofold.ir.dtypes import ALL, BY_NAME, FROM_NUMPY
 from twofold.ir.primitive import PRIMITIVES
-from twofold.tensor._registry import FUNCTIONS, METHODS
+from twofold.tensors._registry import FUNCTIONS, METHODS
 
 ROOT = Path(twofold.__file__).parent
 FLOORS = {  # docs/design/0001; "" is the package itself: the public names of floors 0 to 3
@@ -18,7 +18,7 @@ FLOORS = {  # docs/design/0001; "" is the package itself: the public names of fl
     "primitives": 1,
     "autodiff": 2,
     "backends": 2,
-    "tensor": 3,
+    "tensors": 3,
     "compiler": 3,
     "": 3.5,
     "nn": 4,

@@ -21,8 +21,8 @@ from .compiler import cond, scan, while_loop  # noqa: E402, F401
 from .compiler import trace as _trace_function  # noqa: E402
 from .ir.dtypes import BY_NAME as _DTYPES  # noqa: E402
 from .ir.dtypes import DType, get_default_dtype, set_default_dtype  # noqa: E402, F401
-from .tensor import FUNCTIONS as _FUNCTIONS  # noqa: E402
-from .tensor.random import Generator  # noqa: E402, F401
+from .tensors import FUNCTIONS as _FUNCTIONS  # noqa: E402
+from .tensors.random import Generator  # noqa: E402, F401
 
 __version__ = "0.1.0"
 
@@ -50,7 +50,7 @@ double, half, long, short = (_DTYPES[n] for n in ("float64", "float16", "int64",
 float, int = _DTYPES["float32"], _DTYPES["int32"]
 cfloat, cdouble = _DTYPES["complex64"], _DTYPES["complex128"]
 
-_SUBMODULES = ("nn", "optim", "data", "vision", "train", "autograd", "cuda")
+_SUBMODULES = ("nn", "optim", "data", "vision", "train", "autograd", "cuda", "debug")
 
 
 def __getattr__(name: str) -> _Any:

@@ -7,7 +7,7 @@ import doctest
 import pytest
 
 import twofold as tw
-from twofold.tensor._registry import FUNCTIONS, METHODS
+from twofold.tensors._registry import FUNCTIONS, METHODS
 
 DOCUMENTED = {f"Tensor.{name}": fn for name, fn in METHODS.items() if not name.startswith("__")}
 DOCUMENTED |= {f"twofold.{name}": fn for name, fn in FUNCTIONS.items()}

@@ -12,7 +12,7 @@ import torch
 
 import twofold as tw
 from twofold.ir.errors import DTypeError, ShapeError, TwofoldError
-from twofold.tensor.linalg import multi_dot
+from twofold.tensors.linalg import multi_dot
 
 
 def draw(*shapes: tuple[int, ...], seed: int = 0, dtype: str = "float64") -> list[np.ndarray[Any, Any]]:

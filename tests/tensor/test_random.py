@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import twofold as tw
 from twofold.ir.errors import AutogradError, DTypeError, ShapeError, TraceError, TwofoldError
 from twofold.primitives import random as philox
-from twofold.tensor.random import default_generator, draw_below, draw_bits
+from twofold.tensors.random import default_generator, draw_below, draw_bits
 
 T = tw.tensor
 N = 20_000
@@ -165,7 +165,7 @@ def test_randn(dtype):
 
 
 def test_the_farthest_words_give_finite_normals(monkeypatch):
-    from twofold.tensor import random
+    from twofold.tensors import random
 
     for word in (0, 2**32 - 1):
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 import twofold as tw
 from twofold.ir.dtypes import ALL, DType
 from twofold.ir.errors import DTypeError, FileFormatError
-from twofold.tensor import _safetensors
+from twofold.tensors import _safetensors
 
 EVERYTHING: dict[Any, Any] = {
     "step": 3,
@@ -290,7 +290,7 @@ def test_a_huge_header_length_takes_no_memory(tmp_path: Path) -> None:
 def test_a_nesting_that_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even with a right checksum the nesting is not trusted."""
     path = tmp_path / "x.safetensors"
-    monkeypatch.setattr(sys.modules["twofold.tensor.saving"], "_checksum", lambda *_: "right")
+    monkeypatch.setattr(sys.modules["twofold.tensors.saving"], "_checksum", lambda *_: "right")
     deep: Any = 0
     for _ in range(400):
         deep = ["list", deep]

@@ -142,7 +142,7 @@ class Tensor:
     def _version(self) -> int:
         return self._storage.version if self._storage is not None else 0
 
-    if TYPE_CHECKING:  # functions and methods are attached by the tensor room, from its table
+    if TYPE_CHECKING:  # functions and methods are attached by the tensors room, from its table
 
         def __getattr__(self, name: str) -> Any: ...
         def __add__(self, other: Any) -> Tensor: ...

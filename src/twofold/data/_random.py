@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..autodiff.composite import concrete
-from ..tensor.random import Generator, draw_words
-from ..tensor.random import source as tensor_source
+from ..tensors.random import Generator, draw_words
+from ..tensors.random import source as tensor_source
 
 _U64 = (1 << 64) - 1
 

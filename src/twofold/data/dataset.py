@@ -11,7 +11,7 @@ import numpy as np
 
 from ..autodiff.handle import Tensor
 from ..ir.errors import OutOfBoundsError, ShapeError
-from ..tensor.interop import from_numpy
+from ..tensors.interop import from_numpy
 from ._random import draw_seed, philox
 
 T = TypeVar("T", covariant=True)

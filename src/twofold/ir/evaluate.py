@@ -80,7 +80,7 @@ def evaluate_graph(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
         try:
             result = evaluate(node.prim, [values[v] for v in node.inputs], node.params)
         except Exception as e:
-            raise _located(e, graph, node) from e
+            raise located(e, graph, node) from e
         if node.prim.multiple:
             values.update(zip(node.outputs, result, strict=True))
         else:
@@ -116,7 +116,7 @@ def last_uses(graph: Graph) -> list[list[Value]]:
     return last
 
 
-def _located(error: Exception, graph: Graph, node: Node) -> Exception:
+def located(error: Exception, graph: Graph, node: Node) -> Exception:
     """The error of a node, with the place in the user's program that the node comes from."""
     if getattr(error, "in_graph", False):
         return error  # it comes from a nested graph and names the inner node

@@ -8,7 +8,7 @@ from typing import Any
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import as_dtype, get_default_dtype
 from ..primitives import movement as M
-from ..tensor.device import check_device
+from ..tensors.device import check_device
 from .parameter import Parameter
 
 

@@ -15,7 +15,7 @@ from ..ir.dtypes import float64, int64
 from ..ir.errors import ShapeError, TraceError, TwofoldError, TwofoldWarning
 from ..primitives import elementwise as E
 from ..primitives import movement as M
-from ..tensor._registry import assign
+from ..tensors._registry import assign
 
 
 def _full(like: Tensor, value: float) -> Tensor:

@@ -11,7 +11,7 @@ from ..autodiff.bind import no_record
 from ..autodiff.handle import Settings, Tensor, mode
 from ..ir.dtypes import DType, as_dtype, bfloat16, float16, float32, float64
 from ..ir.errors import DTypeError, TraceError, TwofoldError
-from ..tensor.device import Device, check_device
+from ..tensors.device import Device, check_device
 from .hooks import BackwardHooks, RemovableHandle, add_hook
 from .parameter import Buffer, Parameter, take_data
 from .state import load_state, save_state

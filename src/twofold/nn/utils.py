@@ -11,7 +11,7 @@ from ..autodiff.handle import Tensor, mode
 from ..ir.errors import AutogradError, ShapeError
 from ..primitives import elementwise as E
 from ..primitives import movement as M
-from ..tensor._registry import assign
+from ..tensors._registry import assign
 
 
 def _gradients(parameters: Any) -> list[Tensor]:

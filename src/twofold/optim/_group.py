@@ -17,7 +17,7 @@ from ..autodiff.composite import concrete
 from ..autodiff.handle import Settings, Tensor
 from ..ir.dtypes import DType
 from ..primitives.movement import full
-from ..tensor._registry import assign
+from ..tensors._registry import assign
 
 Function = Callable[[Any], float]
 

@@ -25,7 +25,7 @@ from ..autodiff.handle import Settings, Tensor, alias, mode
 from ..ir.dtypes import HALVES, DType, float32, float64
 from ..ir.errors import DTypeError, TwofoldError, TwofoldWarning, user_location
 from ..primitives.movement import full
-from ..tensor._registry import assign
+from ..tensors._registry import assign
 from ._group import ParamGroup
 
 Closure = Callable[[], Any]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.errors import FileFormatError
-from ..tensor.saving import load, save
+from ..tensors.saving import load, save
 
 _FORMAT = 1
 

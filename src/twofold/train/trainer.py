@@ -12,7 +12,7 @@ from ..ir.errors import TwofoldError
 from ..nn import Module
 from ..nn.utils import clip_grad_norm_
 from ..optim import Optimizer
-from ..tensor.gradients import no_grad
+from ..tensors.gradients import no_grad
 from .callbacks import Callback
 from .metrics import Mean, Metric
 

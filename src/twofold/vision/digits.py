@@ -14,9 +14,9 @@ from ..ir.errors import TwofoldError
 from ..nn import CrossEntropyLoss, Module
 from ..optim import AdamW
 from ..optim.lr_scheduler import OneCycleLR
-from ..tensor.gradients import no_grad
-from ..tensor.interop import from_numpy
-from ..tensor.random import manual_seed
+from ..tensors.gradients import no_grad
+from ..tensors.interop import from_numpy
+from ..tensors.random import manual_seed
 from ..train import Accuracy, Callback, ConfusionMatrix, ProgressBar, Run, Trainer
 from . import transforms
 from .datasets import Digits

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.dtypes import HALVES, DType, float32
+from ...ir.dtypes import HALVES, DType, float32, int64
 from ...ir.graph import Graph, Node, Value
+from .checks import Checks
 from .emit import Module
 from .group import Group, group_nodes, is_elementwise
 from .kernels.columns import ColumnsKernel
@@ -33,6 +34,7 @@ class Lowering:
         self.steps: list[Step] = []
         self.module = Module()
         self.scratch = 0
+        self.checks = Checks(self.buffer("constant", int64, 1))
 
     def buffer(self, kind: str, dtype: DType, size: int, array: Any = None) -> Buffer:
         b = Buffer(kind, dtype, size, len(self.buffers) + 2, array)  # slots 0 and 1 are the scratch memory
@@ -59,6 +61,7 @@ class Lowering:
             self._lower(group)
         for value in self.graph.outputs:
             self._view_of(value)
+        self.checks.allocate()
 
     def _find_views(self) -> set[Node]:
         """Movement nodes that need no copy. Whether a reshape does depends on its input's strides."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.evaluate import evaluate
+from ...ir.evaluate import evaluate, located
 from ...ir.graph import Graph, Node, Value
 from . import team as _team
 from .jit import assembly, compile_kernels
@@ -46,6 +46,8 @@ class Program:
         self._kernels = lowering.module.kernels
         self._code = compile_kernels(lowering.module.texts(), self.target)
         self.seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
+        self._checks = lowering.checks
+        self._notes = memoryview(lowering.checks.notes)
         self._scratch_row = -(-lowering.scratch // 4096) * 4096
         self._lock = threading.Lock()
         self._plan(lowering)
@@ -180,6 +182,9 @@ class Program:
                 team.run(part[0], part[1], part[2])
             else:
                 self._run_numpy(part)
+        if self._notes[0]:
+            node, error = self._checks.first()
+            raise located(error, self.graph, node)
         for given, array in copied:
             if given.flags.writeable and self.updates:
                 np.copyto(given, array)

@@ -16,10 +16,10 @@ from ...primitives import elementwise as E
 from ...primitives import index as I
 from ...primitives import movement as M
 from ...primitives import reduce as R
-from ...tensor._registry import assign
-from ...tensor.random import rand
-from ...tensor.statistics import log_softmax as _log_softmax
-from ...tensor.statistics import softmax as _softmax
+from ...tensors._registry import assign
+from ...tensors.random import rand
+from ...tensors.statistics import log_softmax as _log_softmax
+from ...tensors.statistics import softmax as _softmax
 from ._common import check_floating, in_float32
 
 

@@ -11,7 +11,7 @@ from ...ir.errors import ShapeError, TwofoldError
 from ...primitives import elementwise as E
 from ...primitives import linalg as L
 from ...primitives import movement as M
-from ...tensor.statistics import softmax
+from ...tensors.statistics import softmax
 from ._common import cast, in_float32
 from .dropout import dropout
 

@@ -12,7 +12,7 @@ from ...primitives import elementwise as E
 from ...primitives import index as I
 from ...primitives import movement as M
 from ...primitives import reduce as R
-from ...tensor.statistics import log_softmax
+from ...tensors.statistics import log_softmax
 from ._common import average, cast, channels, check_floating, check_reduction, in_float32, reduced, total
 from .activation import stable_softplus
 

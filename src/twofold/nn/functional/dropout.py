@@ -9,8 +9,8 @@ from ...autodiff.composite import composite
 from ...autodiff.handle import Tensor
 from ...ir.errors import ShapeError, TwofoldError
 from ...primitives import elementwise as E
-from ...tensor._registry import assign
-from ...tensor.random import draw_bits
+from ...tensors._registry import assign
+from ...tensors.random import draw_bits
 
 # -scale * alpha of SELU: where its negative branch ends
 _ALPHA_PRIME = -1.7580993408473766

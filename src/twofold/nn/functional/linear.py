@@ -16,7 +16,7 @@ from ...primitives import linalg as L
 from ...primitives import movement as M
 from ...primitives import reduce as R
 from ...primitives import sort as S
-from ...tensor._registry import assign
+from ...tensors._registry import assign
 from ._common import cast, constant
 
 

@@ -11,7 +11,7 @@ from ...ir.errors import DTypeError, ShapeError
 from ...primitives import elementwise as E
 from ...primitives import linalg as L
 from ...primitives import movement as M
-from ...tensor.statistics import softmax
+from ...tensors.statistics import softmax
 from ._common import average, cast
 from .attention import _transposed, causal_mask
 from .dropout import dropout

@@ -15,7 +15,7 @@ from ...ir.types import canonical_dim
 from ...primitives import elementwise as E
 from ...primitives import movement as M
 from ...primitives import window as W
-from ...tensor._registry import assign
+from ...tensors._registry import assign
 from ._common import average, cast, channels, check_floating, in_float32
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...autodiff.handle import Tensor
 from ...ir.errors import TwofoldWarning, user_location
-from ...tensor._registry import assign
+from ...tensors._registry import assign
 from .._group import ParamGroup
 from ..optimizer import Optimizer
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...autodiff.handle import Tensor
 from ...data.dataset import Dataset
-from ...tensor.interop import from_numpy
+from ...tensors.interop import from_numpy
 
 Transform = Callable[[Any], Any]
 

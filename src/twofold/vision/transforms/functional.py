@@ -12,7 +12,7 @@ import numpy as np
 from ...autodiff.handle import Tensor
 from ...ir.dtypes import DType, as_dtype, get_default_dtype
 from ...ir.errors import DTypeError, ShapeError
-from ...tensor.interop import from_numpy
+from ...tensors.interop import from_numpy
 from .._errors import pillow
 from . import _array
 

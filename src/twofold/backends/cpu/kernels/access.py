@@ -1,4 +1,9 @@
-"""Reading and writing vectors of a view at computed places."""
+"""Reading and writing vectors of a view at computed places.
+
+Note [One lane]
+A masked access of a single lane is written as one of a scalar: LLVM 22 turns a masked store of a
+truncated vector with one lane into a store of the whole untruncated element, over its neighbours.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +35,10 @@ def load(
     if stride == 1:
         if count is None or count == lanes:
             return registers.from_memory(f, f.load(wide, address, dtype.itemsize), dtype)
+        if count == 1:  # see Note [One lane]
+            one = f.load(ty, address, dtype.itemsize)
+            v = f.value(f"insertelement {wide} zeroinitializer, {one}, i64 0", wide)
+            return registers.from_memory(f, v, dtype)
         mask = lane_mask(f, lanes, count)
         name = f"llvm.masked.load.v{lanes}{_short(ty)}.p0"
         f.module.declare(name, wide, ["ptr", "i32", mask.ty, wide])
@@ -50,6 +59,9 @@ def store(f: Function, v: Val, address: Val, dtype: DType, lanes: int, count: in
     v = registers.to_memory(f, v, dtype)
     if lanes == 1 or count is None or count == lanes:
         f.store(v, address, dtype.itemsize)
+        return
+    if count == 1:
+        f.store(f.extract(v, 0), address, dtype.itemsize)
         return
     mask = lane_mask(f, lanes, count)
     name = f"llvm.masked.store.v{lanes}{_short(ty)}.p0"

@@ -28,12 +28,11 @@ from .tile import (
     Loop,
     bases_of,
     columns_of,
-    copy_bytes,
+    copy_bordered,
     kernel_function,
     multiply,
     scratch_of,
     unravel,
-    zero_bytes,
 )
 
 _SCRATCH = 384 << 10  # bytes of input that a worker holds at a time, within its second-level cache
@@ -150,7 +149,7 @@ class ConvKernel:
         bands = -(-self.most_rows // self.band)
         if n * bands < _FEW_ITEMS and bands * unit < self.most_rows:
             bands = min(-(-_FEW_ITEMS // n), self.most_rows // unit)
-            self.band = -(-(-(-self.most_rows // bands)) // unit) * unit
+            self.band = math.ceil(math.ceil(self.most_rows / bands) / unit) * unit
         self.bands = -(-self.most_rows // self.band)
         self.blocks = -(-n // self.images)
         every = self.groups * self.panels
@@ -172,7 +171,7 @@ class ConvKernel:
         bases = bases_of(f, [self.weights.buffer, packed])
         block = min(self.inputs, 16)
         blocks = -(-self.inputs // block)
-        sg, so, si, sh, sw = self.weights.strides
+        sg, so, *_ = self.weights.strides
 
         def item(number: Any) -> None:
             group, panel, part = unravel(f, number, (self.groups, self.panels, blocks))
@@ -186,8 +185,9 @@ class ConvKernel:
             def with_columns(columns: int) -> None:
                 done = 0
                 for (a, b), taps in zip(self.sweeps, self.taps, strict=True):
+                    place = f.at(target, done * self.inputs * self.width * 4)
                     if taps:
-                        self._pack(f, f.at(target, done * self.inputs * self.width * 4), source, a, b, start, stop, columns)
+                        self._pack(f, place, source, a, b, start, stop, columns)
                     done += taps
 
             self._by_panel(f, panel, with_columns)
@@ -242,7 +242,7 @@ class ConvKernel:
         f = kernel_function(module, name)
         bases = bases_of(f, [self.x.buffer, self.packed, *self.epilogue.buffers])
         scratch = scratch_of(f) if self.copies else None
-        n, _, _, channels = self.x.shape
+        n = self.x.shape[0]
         every = self.groups * self.panels
 
         def item(number: Any) -> None:
@@ -273,33 +273,24 @@ class ConvKernel:
         self, f: Function, bases: Any, scratch: Val | None, image: Any, images: Any, row: Any
     ) -> _Surface:
         """The item's input: in place, or copied to a scratch memory with a border of zeros."""
-        n, height, width, channels = self.x.shape
+        _, height, width, channels = self.x.shape
         pixel, line = channels * 4, width * channels * 4
         origin = f.at(bases[self.x.buffer], f.add(self.x.offset * 4, f.mul(image, height * line)))
         first = f.mul(row, self.stride)
         if scratch is None:
             return _Surface(f.at(origin, f.mul(first, line)), height * line, line, pixel, (0, 0))
         low_row, low_column = self.low
-        left = max(0, -low_column)
-        right = max(0, min(self.line, width - low_column))
         padded = self.line * pixel
-        first = f.add(first, low_row)
-
-        def copy(m: Any, r: Any) -> None:
-            target = f.at(scratch, f.mul(f.add(f.mul(m, self.lines), r), padded))
-            y = f.add(first, r)
-            inside = f.icmp("ult", f.int(y), height)
-
-            def fill() -> None:
-                source = f.at(origin, f.add(f.mul(f.add(f.mul(m, height), y), line), max(0, low_column) * pixel))
-                zero_bytes(f, target, left * pixel)
-                copy_bytes(f, f.at(target, left * pixel), source, (right - left) * pixel)
-                zero_bytes(f, f.at(target, right * pixel), padded - right * pixel)
-
-            f.when(inside, fill)
-            f.when(f.op("xor", inside, Val("true", "i1")), lambda: zero_bytes(f, target, padded))
-
-        f.loop(0, images, lambda m: f.loop(0, self.lines, lambda r: copy(m, r)) and None)
+        copy_bordered(
+            f,
+            scratch,
+            origin,
+            (height, width, pixel),
+            images,
+            (self.lines, self.line),
+            f.add(first, low_row),
+            low_column,
+        )
         return _Surface(scratch, self.lines * padded, padded, pixel, self.low)
 
     def _panel(

@@ -11,6 +11,7 @@ from ....ir.types import Shape
 from ..layout import View
 from ..step import Step
 from .conv import ConvKernel, Sweep, Weights, adjoint_sweeps, forward_sweeps
+from .convgrad import WeightGradKernel
 from .relayout import row_major
 from .tile import Epilogue
 
@@ -87,3 +88,28 @@ def lower_fused(
     buffers = (x.buffer, packed, *epilogue.buffers)
     steps.append(Step("conv", [node, *after], code.chunks, symbol, buffers))
     return steps
+
+
+def lower_weight_grad(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
+    """`conv_last_weight_grad`."""
+    if not _supported(node):
+        return None
+    out = lowering.views[node.outputs[0]]
+    x, steps = row_major(lowering, _plane(lowering.views[node.inputs[0]]), node, symbol + "x")
+    g, copies = row_major(lowering, _plane(lowering.views[node.inputs[1]]), node, symbol + "g")
+    p = node.params
+    lows = tuple([lo for lo, _ in p["padding"]])
+    flat = len(p["kernel_size"]) == 1
+    kernel, stride, dilation = [(1, *p[k]) if flat else p[k] for k in ("kernel_size", "stride", "dilation")]
+    lows = (0, *lows) if flat else lows
+    code = WeightGradKernel(x, g, p["groups"], kernel, stride, lows, dilation, lowering.target)
+    partials = lowering.buffer("temp", float32, code.partial_size())
+    code.emit(lowering.module, symbol, partials)
+    lowering.scratch = max(lowering.scratch, code.scratch_bytes)
+    chunks = code.emit_combine(lowering.module, symbol + "c", partials, out)
+    return [
+        *steps,
+        *copies,
+        Step("convgrad", [node], code.chunks, symbol, (x.buffer, g.buffer, partials)),
+        Step("combine", [node], chunks, symbol + "c", (partials, out.buffer)),
+    ]

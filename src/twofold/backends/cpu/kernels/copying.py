@@ -26,8 +26,9 @@ from ....ir.types import Shape, contiguous_strides
 from ..emit import Function, Val, vector
 from ..layout import Buffer, View, merge, through_movement
 from ..step import Step
-from .access import base
+from ..target import Target
 from .contract import _transpose_function
+from .tile import bases_of, kernel_function, unravel
 
 CHUNK = 1 << 13  # elements per chunk
 
@@ -41,10 +42,6 @@ class Bits:
     strides: Shape
     offset: int
     size: int
-
-    @property
-    def ty(self) -> str:
-        return f"i{8 * self.size}"
 
 
 def bits(view: View) -> Bits:
@@ -127,17 +124,17 @@ def copy_step(lowering: Any, node: Node, symbol: str, pieces: list[Piece]) -> li
     pieces = [p for p in pieces if 0 not in p.target.shape]
     if not pieces:
         return []
-    f = Function(lowering.module, symbol, [("ptr", "args"), ("i64", "first"), ("i64", "last"), ("i64", "worker")])
-    args, first, last, _ = f.args
+    f = kernel_function(lowering.module, symbol)
+    _, first, last, _ = f.args
     buffers = [p.target.buffer for p in pieces] + [p.source.buffer for p in pieces if isinstance(p.source, Bits)]
-    bases = {b: base(f, args, b) for b in dict.fromkeys(buffers)}
+    bases = bases_of(f, buffers)
     begin = 0
     for piece in pieces:
         walk = _Walk(piece)
         start = _most(f, f.sub(first, begin), 0)
         stop = f.min(f.sub(last, begin), walk.chunks)
         stop = f.min(f.mul(stop, walk.per_chunk), walk.items)
-        emitter = _PieceCode(f, piece, walk, bases, lowering.target.lanes(1))
+        emitter = _PieceCode(f, piece, walk, bases, lowering.target)
         f.loop(f.mul(start, walk.per_chunk), stop, emitter.item)
         begin += walk.chunks
     f.ret()
@@ -154,12 +151,11 @@ def _most(f: Function, a: int | Val, b: int) -> int | Val:
 class _PieceCode:
     """The code of one item of a piece: a line, a part of a line, or a band of squares."""
 
-    def __init__(self, f: Function, piece: Piece, walk: _Walk, bases: dict[Buffer, Val], vector_bytes: int):
+    def __init__(self, f: Function, piece: Piece, walk: _Walk, bases: dict[Buffer, Val], target: Target):
         self.f, self.walk, self.size = f, walk, walk.size
-        self.ty = piece.target.ty
-        self.lanes = vector_bytes // self.size
+        self.lanes = target.lanes(self.size)
         self.to = f.at(bases[piece.target.buffer], walk.to_offset * self.size)
-        self.constant: int | None = None
+        self.constant = 0
         self.source: Val | None = None
         if isinstance(piece.source, Bits):
             self.source = f.at(bases[piece.source.buffer], walk.from_offset * self.size)
@@ -174,7 +170,7 @@ class _PieceCode:
         length = w.sizes[-1]
         blocks = -(-length // w.block)
         block, rest = f.rem(number, blocks), f.div(number, blocks)
-        to, fro = self._places(rest, w.sizes[:-1], w.to[:-1], w.fro[:-1])
+        to, fro = places(f, rest, w.sizes[:-1], w.to[:-1], w.fro[:-1])
         if blocks == 1:
             self._line(to, fro, length)
             return
@@ -188,73 +184,12 @@ class _PieceCode:
         f.when(f.icmp("slt", block, blocks - 1), lambda: self._line(to, fro, w.block))
         f.when(f.icmp("eq", block, blocks - 1), lambda: self._line(to, fro, last))
 
-    def _places(self, number: Any, sizes: Shape, *strides: Shape) -> list[Any]:
-        f = self.f
-        out: list[Any] = [0] * len(strides)
-        for d in range(len(sizes) - 1, -1, -1):
-            i = f.rem(number, sizes[d]) if d else number
-            number = f.div(number, sizes[d]) if d else 0
-            out = [f.add(o, f.mul(i, s[d])) for o, s in zip(out, strides, strict=True)]
-        return out
-
     def _line(self, to: Any, fro: Any, length: int) -> None:
         """`length` elements from places given in elements."""
         f, w, size = self.f, self.walk, self.size
         target = f.at(self.to, f.mul(to, size))
         source = f.at(self.source, f.mul(fro, size)) if self.source is not None else None
-        step = w.fro[-1]
-        one = None
-        if source is None:
-            one = Val(str(self.constant), self.ty)
-        elif step == 0 and length > 1:
-            one = f.load(self.ty, source, size)
-        if w.to[-1] == 1 and (one is not None or step == 1):
-
-            def vectors(i: Any, lanes: int) -> None:
-                ty = vector(self.ty, lanes)
-                v = self._repeated(one, lanes) if one is not None else f.load(ty, f.at(source, f.mul(i, size)), size)
-                f.store(v, f.at(target, f.mul(i, size)), size)
-
-            self._in_vectors(length, vectors)
-            return
-
-        def element(i: Any) -> None:
-            v = one or f.load(self.ty, f.at(source, f.mul(i, step * size)), size)
-            f.store(v, f.at(target, f.mul(i, w.to[-1] * size)), size)
-
-        self._unrolled(length, element)
-
-    def _repeated(self, one: Val, lanes: int) -> Val:
-        if one.ref.startswith("%"):
-            return self.f.splat(one, lanes)
-        return self.f.const(int(one.ref), vector(self.ty, lanes))
-
-    def _in_vectors(self, length: int, body: Callable[[Any, int], None]) -> None:
-        """Whole vectors; the last one overlaps, or a short line is cut into powers of two."""
-        f, lanes = self.f, self.lanes
-        if length >= lanes:
-            whole = length // lanes * lanes
-            f.loop(0, whole, lambda i: body(i, lanes), step=lanes)
-            if whole < length:
-                body(length - lanes, lanes)
-            return
-        i = 0
-        while i < length:
-            part = 1 << ((length - i).bit_length() - 1)
-            body(i, part)
-            i += part
-
-    def _unrolled(self, length: int, body: Callable[[Any], None]) -> None:
-        f = self.f
-        whole = length // 4 * 4
-
-        def four(i: Any) -> None:
-            for k in range(4):
-                body(f.add(i, k))
-
-        f.loop(0, whole, four, step=4)
-        for i in range(whole, length):
-            body(i)
+        copy_line(f, self.constant if source is None else source, target, length, w.fro[-1], w.to[-1], size, self.lanes)
 
     def _band(self, number: Any) -> None:
         """16 elements of the dimension that is consecutive in the source, all of the last dimension."""
@@ -265,7 +200,7 @@ class _PieceCode:
         band, rest = f.rem(number, bands), f.div(number, bands)
         others = [k for k in range(len(w.sizes) - 1) if k != d]
         pick = [tuple(x[k] for k in others) for x in (w.sizes, w.to, w.fro)]
-        to, fro = self._places(rest, *pick)
+        to, fro = places(f, rest, *pick)
         row = f.min(f.mul(band, 16), w.sizes[d] - 16)  # the last band overlaps the one before
         target = f.at(self.to, f.mul(f.add(to, f.mul(row, w.to[d])), size))
         source = f.at(self.source, f.mul(f.add(fro, row), size))
@@ -287,6 +222,65 @@ class _PieceCode:
         f.loop(0, length // 16 * 16, square, step=16)
         if length % 16:
             square(length - 16)
+
+
+def places(f: Function, number: Any, sizes: Shape, *strides: Shape) -> list[Any]:
+    """Offsets of item `number` of an index space, one for each tuple of strides."""
+    out: list[Any] = [0] * len(strides)
+    for d, i in enumerate(unravel(f, number, sizes)):
+        out = [f.add(o, f.mul(i, s[d])) for o, s in zip(out, strides, strict=True)]
+    return out
+
+
+def copy_line(
+    f: Function, source: Val | int, target: Val, length: int, fro: int, to: int, size: int, lanes: int
+) -> None:
+    """Copy `length` elements of `size` bytes that lie `fro` and `to` elements apart; a number is repeated."""
+    ty = f"i{8 * size}"
+    one = None
+    if isinstance(source, int):
+        one = Val(str(source), ty)
+    elif fro == 0:
+        one = f.load(ty, source, size)
+
+    def read(i: Any, count: int) -> Val:
+        wide = vector(ty, count)
+        if isinstance(source, int):
+            return f.const(source, wide)
+        return f.splat(one, count) if one else f.load(wide, f.at(source, f.mul(i, fro * size)), size)
+
+    def part(i: Any, count: int) -> None:
+        f.store(read(i, count), f.at(target, f.mul(i, to * size)), size)
+
+    if to == 1 and (one or fro == 1):
+        in_vectors(f, length, lanes, part)
+    else:
+        _unrolled(f, length, lambda i: part(i, 1))
+
+
+def in_vectors(f: Function, length: int, lanes: int, body: Callable[[Any, int], None], overlap: bool = True) -> None:
+    """`body(i, count)` for whole vectors; the last one overlaps, or the rest is cut into powers of two."""
+    whole = length // lanes * lanes
+    f.loop(0, whole, lambda i: body(i, lanes), step=lanes)
+    if overlap and whole and whole < length:
+        body(length - lanes, lanes)
+        return
+    while whole < length:
+        part = 1 << ((length - whole).bit_length() - 1)
+        body(whole, part)
+        whole += part
+
+
+def _unrolled(f: Function, length: int, body: Callable[[Any], None]) -> None:
+    whole = length // 4 * 4
+
+    def four(i: Any) -> None:
+        for k in range(4):
+            body(f.add(i, k))
+
+    f.loop(0, whole, four, step=4)
+    for i in range(whole, length):
+        body(i)
 
 
 # --- primitives ---------------------------------------------------------------------------------------

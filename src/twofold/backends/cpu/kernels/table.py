@@ -14,9 +14,18 @@ from typing import Any
 
 from ....ir.graph import Node
 from ..step import Step
-from .convolutions import lower_conv
+from . import copying, indexing
+from .convolutions import lower_conv, lower_weight_grad
+from .window import lower_max_pool, lower_max_pool_grad, lower_sum_pool, lower_sum_pool_grad
 
 LOWERINGS: dict[str, Callable[[Any, Node, str], list[Step] | None]] = {
     "conv_last": lower_conv,
     "conv_last_input_grad": lower_conv,
+    "conv_last_weight_grad": lower_weight_grad,
+    "max_pool_last": lower_max_pool,
+    "max_pool_last_grad": lower_max_pool_grad,
+    "sum_pool_last": lower_sum_pool,
+    "sum_pool_last_grad": lower_sum_pool_grad,
+    **copying.LOWERINGS,
+    **indexing.LOWERINGS,
 }

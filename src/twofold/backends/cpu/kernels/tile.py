@@ -154,7 +154,8 @@ class Epilogue:
                     memo[value] = registers.apply(f, node.prim.name, node.params, args, types, value.dtype)
                 else:
                     view = self.sources[value]
-                    memo[value] = load(f, place(value, view), value.dtype, lanes, view.strides[-1], _part(count, lanes))
+                    at, part = place(value, view), _part(count, lanes)
+                    memo[value] = load(f, at, value.dtype, lanes, view.strides[-1], part)
             return memo[value]
 
         for value, view in self.outputs.items():
@@ -184,3 +185,44 @@ def zero_bytes(f: Function, target: Val, size: int) -> None:
         name = "llvm.memset.p0.i64"
         f.module.declare(name, "void", ["ptr", "i8", "i64", "i1"])
         f.emit(f"call void @{name}(ptr align 4 {target.ref}, i8 0, i64 {size}, i1 false)")
+
+
+def copy_bordered(
+    f: Function,
+    target: Val,
+    source: Val,
+    size: tuple[int, int, int],
+    images: Any,
+    window: tuple[int, int],
+    first: Any,
+    column: int,
+) -> None:
+    """Copy a window of some images, with zeros where it lies outside of them.
+
+    Args:
+        source: the first image, row-major.
+        size: rows, pixels per row, and bytes per pixel of an image.
+        window: rows and pixels per row of the copy.
+        first, column: where the window begins in each image; both may be negative.
+    """
+    height, width, pixel = size
+    lines, length = window
+    left, right = max(0, -column), max(0, min(length, width - column))
+    padded = length * pixel
+
+    def copy(m: Any, r: Any) -> None:
+        out = f.at(target, f.mul(f.add(f.mul(m, lines), r), padded))
+        y = f.add(first, r)
+        inside = f.icmp("ult", f.int(y), height)
+
+        def fill() -> None:
+            begin = f.mul(f.add(f.mul(m, height), y), width * pixel)
+            zero_bytes(f, out, left * pixel)
+            begin = f.add(begin, max(0, column) * pixel)
+            copy_bytes(f, f.at(out, left * pixel), f.at(source, begin), (right - left) * pixel)
+            zero_bytes(f, f.at(out, right * pixel), padded - right * pixel)
+
+        f.when(inside, fill)
+        f.when(f.op("xor", inside, Val("true", "i1")), lambda: zero_bytes(f, out, padded))
+
+    f.loop(0, images, lambda m: f.loop(0, lines, lambda r: copy(m, r)) and None)

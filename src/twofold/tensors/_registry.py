@@ -150,6 +150,6 @@ def assign(target: Tensor, value: Tensor, op: str = "copy_") -> Tensor:
 
 
 def attach_methods() -> None:
-    """Give the Tensor class its methods; called once, when the tensor room is complete."""
+    """Give the Tensor class its methods; called once, when the tensors room is complete."""
     for name, fn in METHODS.items():
         setattr(Tensor, name, fn)
