@@ -1,0 +1,314 @@
+"""The gradient of a convolution with respect to its weight, with channels last.
+
+A tile is up to 14 rows, each an input channel under one tap, by two vectors of output channels; k
+runs over images and output pixels, the gradient of the output is read as it lies. With many input
+channels a tile stays under one tap, and k runs over the pixels where that tap meets the input, so
+that no border is needed. With few, the rows are all taps and channels together, and the image is
+copied to scratch memory with a border.
+
+Note [Groups of images]
+Images are cut into at most 16 groups, as the shapes say; each group adds into a partial result of its
+own, and the partial results are added in order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....ir.dtypes import float32
+from ....ir.types import Shape
+from ..emit import Function, Module, Val, vector
+from ..layout import Buffer, View
+from ..target import Target
+from .access import store
+from .contract import tile_rows
+from .tile import (
+    Loop,
+    bases_of,
+    columns_of,
+    copy_bordered,
+    kernel_function,
+    multiply,
+    scratch_of,
+    unravel,
+)
+
+_MOST_GROUPS = 16
+_ENOUGH_ITEMS = 32
+_PARTIAL_BYTES = 8 << 20
+_BLOCK_BYTES = 384 << 10
+_FEW_CHANNELS = 8
+
+
+class WeightGradKernel:
+    """Code for one weight gradient.
+
+    Args:
+        x: the input (N, H, W, C), row-major.
+        g: the gradient of the output (N, H', W', O), row-major.
+        groups, kernel, stride, low, dilation: of the convolution; `low` is the padding before.
+    """
+
+    def __init__(
+        self,
+        x: View,
+        g: View,
+        groups: int,
+        kernel: Shape,
+        stride: Shape,
+        low: Shape,
+        dilation: Shape,
+        target: Target,
+    ):
+        self.x, self.g, self.groups = x, g, groups
+        self.kernel, self.stride, self.low, self.dilation = kernel, stride, low, dilation
+        self.inputs, self.outputs = x.shape[3] // groups, g.shape[3] // groups
+        self.lanes = target.lanes(4)
+        self.most = 14 if target.num_registers >= 32 else 6
+        self.width = self.lanes * (2 if self.outputs > self.lanes else 1)
+        self.panels = -(-self.outputs // self.width)
+        self.together = self.inputs < _FEW_CHANNELS and groups == 1
+        self.panel_size = kernel[0] * kernel[1] * self.inputs * self.width
+        batch = x.shape[0]
+        pieces = groups * self.panels * (1 if self.together else kernel[0])
+        size = groups * self.panels * self.panel_size * 4
+        groups_of_images = min(batch, _MOST_GROUPS, -(-_ENOUGH_ITEMS // pieces), max(1, _PARTIAL_BYTES // size))
+        self.per = -(-batch // groups_of_images)
+        self.partials = -(-batch // self.per)
+        self.chunks = self.partials * pieces
+        self.scratch_bytes = 0
+        if self.together:
+            self._band()
+
+    def _band(self) -> None:
+        """How much of an image is copied at a time."""
+        rows, cols = self.g.shape[1:3]
+        self.line = (cols - 1) * self.stride[1] + self.dilation[1] * (self.kernel[1] - 1) + 1
+        reach = self.dilation[0] * (self.kernel[0] - 1) + 1
+        fits = _BLOCK_BYTES // (self.line * self.inputs * 4)
+        self.band = max(1, min(rows, (fits - reach) // self.stride[0] + 1))
+        self.lines = (self.band - 1) * self.stride[0] + reach
+        self.scratch_bytes = self.lines * self.line * self.inputs * 4
+
+    def partial_size(self) -> int:
+        """Elements of all partial results: per group of images [panel][kh][kw][in][width]."""
+        return self.partials * self.groups * self.panels * self.panel_size
+
+    # --- the partial results --------------------------------------------------------------------
+
+    def emit(self, module: Module, name: str, partials: Buffer) -> None:
+        f = kernel_function(module, name)
+        bases = bases_of(f, [self.x.buffer, self.g.buffer, partials])
+        n, rows, cols, channels = self.g.shape
+        scratch = scratch_of(f) if self.together else None
+
+        def item(number: Any) -> None:
+            sizes = (self.partials, self.groups * self.panels, 1 if self.together else self.kernel[0])
+            part, p, tap = unravel(f, number, sizes)
+            group, panel = f.div(p, self.panels), f.rem(p, self.panels)
+            image = f.mul(part, self.per)
+            images = f.min(self.per, f.sub(n, image)) if n % self.per else self.per
+            place = f.mul(f.add(f.mul(part, self.groups * self.panels), p), self.panel_size * 4)
+            out = f.at(bases[partials], place)
+            channel = f.add(f.mul(group, self.outputs), f.mul(panel, self.width))
+            offset = f.add(f.mul(image, rows * cols * channels), channel)
+            g = f.at(bases[self.g.buffer], f.mul(f.add(offset, self.g.offset), 4))
+            _, height, width, inputs = self.x.shape
+            offset = f.add(f.mul(image, height * width * inputs), f.mul(group, self.inputs))
+            x = f.at(bases[self.x.buffer], f.mul(f.add(offset, self.x.offset), 4))
+
+            def with_columns(count: int) -> None:
+                counts = columns_of(count, self.lanes)
+                if scratch is not None:
+                    self._together(f, x, g, out, images, scratch, counts)
+                else:
+                    self._apart(f, x, g, out, images, tap, counts)
+
+            tail = self.outputs % self.width
+            if not tail:
+                with_columns(self.width)
+            elif self.panels == 1:
+                with_columns(tail)
+            else:
+                f.when(f.icmp("slt", panel, self.panels - 1), lambda: with_columns(self.width))
+                f.when(f.icmp("eq", panel, self.panels - 1), lambda: with_columns(tail))
+
+        f.loop(f.args[1], f.args[2], item)
+        f.ret()
+        f.finish()
+
+    def _tile(
+        self,
+        f: Function,
+        a: Val,
+        rows: list[int],
+        b: Val,
+        loops: list[Loop],
+        out: Val,
+        counts: list[int],
+        fresh: Val | None,
+    ) -> None:
+        """Add to a tile of the partial result; `fresh` says whether there is nothing in it yet."""
+        ty, lanes = vector("float", self.lanes), self.lanes
+        zero = f.const(0, ty)
+        places = [f.at(out, (r * self.width + v * lanes) * 4) for r in range(len(rows)) for v in range(len(counts))]
+        if fresh is None:
+            acc = [zero] * len(places)
+        else:
+            acc = [f.select(fresh, zero, f.load(ty, place, 4)) for place in places]
+        acc = multiply(f, a, rows, b, loops, counts, lanes, acc, masked=True)
+        for place, value in zip(places, acc, strict=True):
+            f.store(value, place, 4)
+
+    def _together(
+        self, f: Function, x: Val, g: Val, out: Val, images: Any, scratch: Val, counts: list[int]
+    ) -> None:
+        """All taps and channels of few: image by image, band by band."""
+        _, rows, cols, channels = self.g.shape
+        _, height, width, inputs = self.x.shape
+        pixel, line = inputs * 4, self.line * inputs * 4
+        offsets = [
+            i * self.dilation[0] * line + j * self.dilation[1] * pixel + c * 4
+            for i in range(self.kernel[0])
+            for j in range(self.kernel[1])
+            for c in range(inputs)
+        ]
+
+        def band(m: Any, row: Any) -> None:
+            source = f.at(x, f.mul(m, height * width * pixel))
+            first = f.add(f.mul(row, self.stride[0]), -self.low[0])
+            copy_bordered(
+                f, scratch, source, (height, width, pixel), 1, (self.lines, self.line), first, -self.low[1]
+            )
+            count = f.min(self.band, f.sub(rows, row)) if rows % self.band else self.band
+            b = f.at(g, f.mul(f.add(f.mul(m, rows), row), cols * channels * 4))
+            loops: list[Loop] = [
+                (count, self.stride[0] * line, cols * channels * 4),
+                (cols, self.stride[1] * pixel, channels * 4),
+            ]
+            fresh = f.icmp("eq", f.int(f.add(m, row)), 0)
+            done = 0
+            for size in tile_rows(len(offsets), self.most):
+                place = f.at(out, done * self.width * 4)
+                self._tile(f, scratch, offsets[done : done + size], b, loops, place, counts, fresh)
+                done += size
+
+        f.loop(0, images, lambda m: f.loop(0, rows, lambda r: band(m, r), step=self.band) and None)
+
+    def _apart(self, f: Function, x: Val, g: Val, out: Val, images: Any, i: Any, counts: list[int]) -> None:
+        """The taps of one row of the kernel, each where it meets the input."""
+        _, rows, cols, channels = self.g.shape
+        _, height, width, inputs = self.x.shape
+        pixel, line = inputs * 4, width * inputs * 4
+        y, first_row, num_rows = self._meets(f, 0, i, height, rows)
+        block = max(1, _BLOCK_BYTES // (height * line + rows * cols * self.width * 4))
+        sizes = tile_rows(self.inputs, self.most)
+        point = self.kernel == (1, 1) and self.stride == (1, 1) and (rows, cols) == (height, width)
+
+        def images_from(m: Any) -> None:
+            count = f.min(block, f.sub(images, m)) if block < self.per else images
+            fresh = None if block >= self.per else f.icmp("eq", f.int(m), 0)
+            f.loop(0, self.kernel[1], lambda j: tap(m, count, fresh, j))
+
+        def tap(m: Any, count: Any, fresh: Val | None, j: Any) -> None:
+            z, first_col, num_cols = self._meets(f, 1, j, width, cols)
+            place = f.add(f.mul(f.add(f.mul(m, height), y), line), f.mul(z, pixel))
+            a = f.at(x, place)
+            place = f.add(f.mul(f.add(f.mul(m, rows), first_row), cols), first_col)
+            b = f.at(g, f.mul(place, channels * 4))
+            loops: list[Loop]
+            if point:
+                loops = [(f.mul(count, rows * cols), pixel, channels * 4)]
+            else:
+                loops = [
+                    (count, height * line, rows * cols * channels * 4),
+                    (num_rows, self.stride[0] * line, cols * channels * 4),
+                    (num_cols, self.stride[1] * pixel, channels * 4),
+                ]
+            start = f.at(out, f.mul(f.add(f.mul(i, self.kernel[1]), j), self.inputs * self.width * 4))
+            done = 0
+            for size in sorted(set(sizes), reverse=True):
+                offsets = [4 * r for r in range(size)]
+
+                def tile(t: Any, size: int = size, done: int = done, offsets: list[int] = offsets) -> None:
+                    row = f.add(f.mul(t, size), done)
+                    target = f.at(start, f.mul(row, self.width * 4))
+                    self._tile(f, f.at(a, f.mul(row, 4)), offsets, b, loops, target, counts, fresh)
+
+                f.loop(0, sizes.count(size), tile)
+                done += size * sizes.count(size)
+
+        f.loop(0, images, images_from, step=block)
+
+    def _meets(self, f: Function, d: int, tap: Any, size: int, count: int) -> tuple[Any, Any, Any]:
+        """The first input element that a tap meets, at which output position, and how many follow."""
+        starts, firsts, counts = [], [], []
+        for t in range(self.kernel[d]):
+            shift = t * self.dilation[d] - self.low[d]
+            first = max(0, -(shift // self.stride[d]))
+            stop = max(first, min(count, (size - 1 - shift) // self.stride[d] + 1))
+            starts.append(first * self.stride[d] + shift)
+            firsts.append(first)
+            counts.append(stop - first)
+        return _pick(f, tap, starts), _pick(f, tap, firsts), _pick(f, tap, counts)
+
+    # --- the sum of the partial results -----------------------------------------------------------
+
+    def emit_combine(self, module: Module, name: str, partials: Buffer, out: View) -> int:
+        """Add the groups in order, into (O, C / groups, KH, KW); returns its number of chunks."""
+        f = kernel_function(module, name)
+        bases = bases_of(f, [partials, out.buffer])
+        lanes, taps = self.lanes, self.kernel[0] * self.kernel[1]
+        every = self.groups * self.panels
+        ty = vector("float", lanes)
+
+        def item(number: Any) -> None:
+            p, c = unravel(f, number, (every, self.inputs))
+            group, panel = f.div(p, self.panels), f.rem(p, self.panels)
+            source = f.at(bases[partials], f.mul(f.add(f.mul(p, self.panel_size), f.mul(c, self.width)), 4))
+            channel = f.add(f.mul(group, self.outputs), f.mul(panel, self.width))
+            place = f.mul(f.add(f.mul(channel, self.inputs), c), taps)
+            target = f.at(bases[out.buffer], f.mul(f.add(place, out.offset), 4))
+
+            def with_columns(columns: int) -> None:
+                def tap(t: Any) -> None:
+                    start = f.at(source, f.mul(t, self.inputs * self.width * 4))
+                    for v, count in enumerate(columns_of(columns, lanes)):
+                        a = f.at(start, v * lanes * 4)
+                        total = f.load(ty, a, 4)
+                        for q in range(1, self.partials):
+                            total = f.op("fadd", total, f.load(ty, f.at(a, q * every * self.panel_size * 4), 4))
+                        for lane in range(count):
+                            o = f.mul(v * lanes + lane, self.inputs * taps)
+                            store(f, f.extract(total, lane), f.at(target, f.mul(f.add(t, o), 4)), float32, 1)
+
+                f.loop(0, taps, tap)
+
+            tail = self.outputs % self.width
+            if not tail:
+                with_columns(self.width)
+            elif self.panels == 1:
+                with_columns(tail)
+            else:
+                f.when(f.icmp("slt", panel, self.panels - 1), lambda: with_columns(self.width))
+                f.when(f.icmp("eq", panel, self.panels - 1), lambda: with_columns(tail))
+
+        per_chunk = max(1, 512 // taps)
+        items = every * self.inputs
+        start = f.mul(f.args[1], per_chunk)
+        f.loop(start, f.min(f.mul(f.args[2], per_chunk), items), item)
+        f.ret()
+        f.finish()
+        return -(-items // per_chunk)
+
+
+def _pick(f: Function, i: Any, values: list[int]) -> Any:
+    """`values[i]`, by a chain of selections."""
+    if isinstance(i, int):
+        return values[i]
+    out: Any = values[0]
+    for k in range(1, len(values)):
+        if values[k:] == [values[k - 1]] * (len(values) - k):
+            break
+        out = f.select(f.icmp("sge", i, k), f.int(values[k]), f.int(out))
+    return out
