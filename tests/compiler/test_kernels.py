@@ -57,6 +57,7 @@ def compiled(name):
 # Sums of several terms: errors are units of the largest result, not of each.
 SUMS = {
     "matmul", "conv", "conv_input_grad", "conv_weight_grad", "conv_last", "conv_last_input_grad",
+    "conv_last_weight_grad",
     "sum", "sum_pool", "sum_pool_grad", "index_put", "scatter_add", "scatter_reduce", "cumsum",
 }  # fmt: skip
 
@@ -68,7 +69,8 @@ def check(name, got, expected, ulps, text):
     assert (got.shape, got.dtype) == (expected.shape, expected.dtype), text
     if got.dtype.kind == "c":
         part = np.dtype(f"f{got.dtype.itemsize // 2}")
-        got, expected, ulps = got.reshape(-1).view(part), expected.reshape(-1).view(part), ULPS[part.name]
+        got, expected = (np.array(x).reshape(-1).view(part) for x in (got, expected))
+        ulps = ULPS[part.name]
     if got.dtype.kind in "biu" or not ulps:
         np.testing.assert_array_equal(got, expected, err_msg=text)
         return

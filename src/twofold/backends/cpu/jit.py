@@ -8,6 +8,7 @@ a hash of all that they depend on; a damaged or half-written entry is compiled a
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import threading
 from pathlib import Path
@@ -121,6 +122,10 @@ def _read(path: Path | None) -> bytes | None:
     return data
 
 
+_writes = itertools.count()
+_WRITES_PER_BOUND = 128  # looking through a full cache takes as long as compiling a few kernels
+
+
 def _write(path: Path | None, data: bytes) -> None:
     if path is None:
         return
@@ -129,7 +134,8 @@ def _write(path: Path | None, data: bytes) -> None:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         temporary.write_bytes(_MAGIC + hashlib.sha256(data).digest() + data)
         os.replace(temporary, path)
-        _bound(path.parent)
+        if next(_writes) % _WRITES_PER_BOUND == 0:
+            _bound(path.parent)
     except OSError:
         return  # a cache that can't be written is no cache, and no reason to fail
 
