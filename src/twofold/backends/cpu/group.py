@@ -4,7 +4,7 @@ A group is one of
 - "rows": element-wise nodes over one index space, with reductions over its trailing dimensions
   among them (softmax, layer norm and losses are one group each);
 - "columns": one reduction over leading dimensions, with the element-wise nodes that feed it;
-- "contract": one matrix product, with element-wise nodes over its result;
+- "contract": one matrix product or convolution, with element-wise nodes over its result;
 - "alone": any other node; the backend has a kernel for it or calls the reference.
 Movement nodes that are views belong to no group.
 
@@ -69,6 +69,16 @@ def is_reduction(node: Node) -> bool:
         node.prim.name in REDUCTIONS
         and registers.supports(node.inputs[0].dtype)
         and node.inputs[0].dtype.kind in ("float", "int", "uint", "bool")
+    )
+
+
+def is_convolution(node: Node) -> bool:
+    """Whether there is a kernel for it that takes element-wise nodes in."""
+    values = (*node.inputs, *node.outputs)
+    return (
+        node.prim.name in ("conv_last", "conv_last_input_grad")
+        and node.inputs[0].ndim in (3, 4)
+        and all(v.dtype.name == "float32" and v.type.size for v in values)
     )
 
 
@@ -178,7 +188,7 @@ class _Grouper:
             shape, dims = node.inputs[0].shape, node.params["dims"]
             inner = _trailing(shape, dims)
             group = Group("rows" if inner is not None else "columns", shape, inner or 0)
-        elif name == "matmul":
+        elif name == "matmul" or is_convolution(node):
             group = Group("contract", node.outputs[0].shape)
         else:
             group = Group("alone", node.outputs[0].shape)

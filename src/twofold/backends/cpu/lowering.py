@@ -10,9 +10,10 @@ from ...ir.dtypes import HALVES, DType, float32, int64
 from ...ir.graph import Graph, Node, Value
 from .checks import Checks
 from .emit import Module
-from .group import Group, group_nodes, is_elementwise
+from .group import Group, group_nodes, is_convolution, is_elementwise
 from .kernels.columns import ColumnsKernel
 from .kernels.contract import ContractKernel
+from .kernels.convolutions import lower_fused
 from .kernels.rows import RowsKernel
 from .kernels.scalars import Scalars
 from .kernels.table import LOWERINGS
@@ -251,6 +252,10 @@ class Lowering:
             kernel = RowsKernel(group, sources, outputs, self.lanes, scalars)
         elif group.kind == "columns" and 0 not in group.shape:
             self._lower_columns(group, outputs, symbol)
+            return
+        elif group.kind == "contract" and is_convolution(group.nodes[0]):
+            node, *after = group.nodes
+            self.steps += lower_fused(self, node, after, sources, outputs, scalars, symbol) if outputs else []
             return
         elif group.kind == "contract" and ContractKernel.supports(group, sources):
             kernel = ContractKernel(group, sources, outputs, self.target, scalars)

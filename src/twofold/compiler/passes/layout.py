@@ -22,7 +22,7 @@ from ...primitives.channels_last import TWINS, channels_first, channels_last
 
 _ELEMENTWISE = frozenset(p.name for p in vars(elementwise).values() if isinstance(p, Primitive))
 _REDUCTIONS = frozenset(("sum", "prod", "amax", "amin"))
-_CONVOLUTIONS = frozenset(("conv", "conv_input_grad", "conv_weight_grad"))
+_COMPARISONS = frozenset(("le", "lt", "ge", "gt", "eq", "ne"))
 _ACTIVATIONS = {"conv": (0,), "conv_input_grad": (0,), "conv_weight_grad": (0, 1)}
 _RANKS = (3, 4)  # (N, C, *S) with one or two spatial dimensions
 
@@ -43,6 +43,7 @@ class _Layout(Rewriter):
         self.natural: set[Value] = set()  # old values whose new ones are made in that order
         self.taps: dict[Value, tuple[Value, Node]] = {}  # indices of a max_pool -> taps, the pool
         self.pooled: dict[Value, Value] = {}  # result of a recognised scatter -> its twin's
+        self.pools: dict[Value, Node] = {}  # new gradient of a pool -> the pool
         self.rules: dict[str, Callable[[Node], bool]] = {
             "max_pool": self._max_pool,
             "scatter_add": self._scatter,
@@ -149,6 +150,7 @@ class _Layout(Rewriter):
                 params: dict[str, Any] = {"input_size": x.shape[2:], **pool.params}
                 result = self.add(PRIMITIVES["max_pool_last_grad"], [g_last, taps], **params)
                 self.pooled[node.outputs[0]] = result
+                self.pools[result] = pool
                 self.values[node.outputs[0]] = self._flattened(result, x.shape, flat)
                 return True
         return False
@@ -182,8 +184,30 @@ class _Layout(Rewriter):
         big = [v for v in node.inputs if v.shape == out.shape]
         if out.ndim not in _RANKS or not any(v in self.natural for v in big):
             return False
+        if node.prim.name == "where" and self._masked_pool(node):
+            return True
         inputs = [self._operand(v, out.ndim) for v in node.inputs]
         self._made(out, self.add(node.prim, inputs, **node.params))
+        return True
+
+    def _masked_pool(self, node: Node) -> bool:
+        """where(x <= 0, 0, gradient of max_pool(x)): mask the small gradient instead of the large one.
+
+        Where an element is its window's largest, the pool's result is that element.
+        """
+        condition, zero, grad = node.inputs
+        test, result = condition.node, self.last.get(grad)
+        pool = self.pools.get(result) if result is not None else None
+        if pool is None or test is None or test.prim.name not in _COMPARISONS or not _is_zero(self.source, zero):
+            return False
+        x, bound = test.inputs
+        if x is not pool.inputs[0] or bound.shape != () or zero.shape != ():
+            return False
+        g, taps = result.node.inputs  # type: ignore[union-attr]
+        mask = self.add(test.prim, [self.last[pool.outputs[0]], self[bound]])
+        masked = self.add(node.prim, [mask, self[zero], g])
+        new = self.add(PRIMITIVES["max_pool_last_grad"], [masked, taps], **result.node.params)  # type: ignore
+        self._made(node.outputs[0], new)
         return True
 
     def _reduction(self, node: Node) -> bool:

@@ -241,6 +241,7 @@ class ConvKernel:
         assert self.packed is not None
         f = kernel_function(module, name)
         bases = bases_of(f, [self.x.buffer, self.packed, *self.epilogue.buffers])
+        self.epilogue.start(f, bases, self.lanes)
         scratch = scratch_of(f) if self.copies else None
         n = self.x.shape[0]
         every = self.groups * self.panels

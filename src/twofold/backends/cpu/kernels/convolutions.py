@@ -8,11 +8,13 @@ from typing import Any
 from ....ir.dtypes import float32
 from ....ir.graph import Node, Value
 from ....ir.types import Shape
+from ..group import is_convolution
 from ..layout import View
 from ..step import Step
 from .conv import ConvKernel, Sweep, Weights, adjoint_sweeps, forward_sweeps
 from .convgrad import WeightGradKernel
 from .relayout import row_major
+from .scalars import NONE, Scalars
 from .tile import Epilogue
 
 _POINT = Sweep(0, 1, 1, 1, 0, 1, (0,))  # the missing dimension of a one-dimensional convolution
@@ -33,8 +35,10 @@ def _supported(node: Node) -> bool:
 
 def lower_conv(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     """`conv_last` and `conv_last_input_grad` on their own."""
+    if not is_convolution(node):
+        return None
     out = node.outputs[0]
-    return lower_fused(lowering, node, [], {}, {out: lowering.views[out]}, symbol)
+    return lower_fused(lowering, node, [], {}, {out: lowering.views[out]}, NONE, symbol)
 
 
 def lower_fused(
@@ -43,11 +47,10 @@ def lower_fused(
     after: Sequence[Node],
     sources: dict[Value, View],
     outputs: dict[Value, View],
+    scalars: Scalars,
     symbol: str,
-) -> list[Step] | None:
+) -> list[Step]:
     """A convolution with the element-wise nodes `after` it."""
-    if not _supported(node):
-        return None
     x, w = (lowering.views[v] for v in node.inputs)
     params = node.params
     groups = params["groups"]
@@ -76,6 +79,7 @@ def lower_fused(
         after,
         sources if plain else {v: _plane(s.expanded(out.shape)) for v, s in sources.items()},
         outputs if plain else {v: _plane(s) for v, s in outputs.items()},
+        scalars,
     )
     code = ConvKernel(
         x, Weights(w.buffer, w.offset, strides), groups, ins, outs, sweeps[0], sweeps[1], epilogue, lowering.target

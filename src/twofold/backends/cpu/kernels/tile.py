@@ -12,6 +12,7 @@ from .. import registers
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer, View
 from .access import base, load, store
+from .scalars import NONE, Scalars
 
 Loop = tuple[Any, int, int]  # times, bytes that A advances, bytes that B advances
 
@@ -106,24 +107,37 @@ class Epilogue:
         nodes: element-wise nodes on values of the product's shape.
         sources: views of what they read, of any shape that broadcasts.
         outputs: views of the values to store.
+        scalars: single numbers among the operands, which the kernel computes at its start.
     """
 
     def __init__(
-        self, product: Value, nodes: Sequence[Node], sources: dict[Value, View], outputs: dict[Value, View]
+        self,
+        product: Value,
+        nodes: Sequence[Node],
+        sources: dict[Value, View],
+        outputs: dict[Value, View],
+        scalars: Scalars = NONE,
     ):
-        self.product = product
+        self.product, self.scalars = product, scalars
+        self._numbers: dict[Value, Val] = {}
         self.inside = {v: n for n in nodes for v in n.outputs}
         read = {v for n in nodes for v in n.inputs}
         self.sources = {
             v: view.expanded(_wide(product.shape))
             for v, view in sources.items()
-            if v in read
+            if v in read and v not in scalars
         }
         self.outputs = outputs
 
     @property
     def buffers(self) -> list[Buffer]:
-        return [v.buffer for v in (*self.sources.values(), *self.outputs.values())]
+        return [v.buffer for v in (*self.sources.values(), *self.outputs.values())] + sorted(
+            self.scalars.buffers, key=lambda b: b.number
+        )
+
+    def start(self, f: Function, bases: dict[Buffer, Val], lanes: int) -> None:
+        """Compute what all tiles need."""
+        self._numbers = self.scalars.emit(f, bases, lanes)
 
     def origins(self, f: Function, bases: dict[Buffer, Val], index: Sequence[Any]) -> dict[Value, Val]:
         """The address of element `index` in every view."""
@@ -146,6 +160,8 @@ class Epilogue:
             return f.at(origins[value], offset * view.dtype.itemsize)
 
         def evaluate(value: Value) -> Val:
+            if value in self._numbers:
+                return self._numbers[value]
             if value not in memo:
                 if value in self.inside:
                     node = self.inside[value]
