@@ -1,5 +1,6 @@
 """Data sets of pictures."""
 
+from .._errors import DatasetError
 from .base import VisionDataset
 from .digits import Digits
 from .fake import FakeData
@@ -10,6 +11,7 @@ from .mnist import KMNIST, MNIST, FashionMNIST
 __all__ = [
     "KMNIST",
     "MNIST",
+    "DatasetError",
     "DatasetFolder",
     "Digits",
     "FakeData",
