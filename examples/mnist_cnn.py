@@ -18,9 +18,9 @@ class Net(nn.Module):
 
     def __init__(self, side):
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)  # 1 channel: the pictures are grey
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.fc1 = nn.Linear(64 * (side // 4) ** 2, 128)
+        self.conv1 = nn.Conv2d(1, 16, 3, padding=1)  # 1 channel: the pictures are grey
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
+        self.fc1 = nn.Linear(32 * (side // 4) ** 2, 128)
         self.dropout = nn.Dropout(0.25)
         self.fc2 = nn.Linear(128, 10)
 
