@@ -5,7 +5,8 @@ Afterwards:
 - the transpose of a matrix product is the product of the transposes, so that what follows it
   element by element can be fused to it;
 - no cast to the same dtype, no reshape, permute, expand or slice that changes nothing, no
-  permute of a permute.
+  permute of a permute;
+- no power with a small whole constant exponent.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from ...ir.graph import Graph, Node
 from ...ir.primitive import PRIMITIVES
 from ...ir.rewrite import Rewriter
+from .powers import power
 
 _REDUCTIONS = ("sum", "prod", "amax", "amin")
 
@@ -25,8 +27,10 @@ def canonicalize(graph: Graph) -> Graph:
         name = node.prim.name
         if name in _REDUCTIONS:
             return _reduction(rewriter, node)
-        if name in ("cast", "reshape", "expand", "permute", "slice", "copy", "conj"):
+        if name in ("cast", "reshape", "expand", "permute", "slice", "copy", "conj", "stop_gradient"):
             return _movement(rewriter, node)
+        if name == "pow":
+            return power(rewriter, node)
         return False
 
     return rewriter.run(visit)

@@ -41,6 +41,8 @@ class _Lines:
         self.walks: list[Shape] = [w or (0,) for w in walks]
         self.width = self.sizes[-1]
         self.lanes = min(self.target.lanes(4), 1 << (self.width.bit_length() - 1))
+        if any(w[-1] != 1 for w in self.walks[1:]):
+            self.lanes = 1  # to store elements one by one costs more than vectors save
 
     def emit(self, lowering: Any, node: Node, symbol: str, line: Callable[..., None]) -> list[Step]:
         """A kernel that calls `line(f, addresses, lanes)` for every group of lines."""
