@@ -16,7 +16,7 @@ from .kernels.contract import ContractKernel
 from .kernels.convolutions import lower_fused
 from .kernels.rows import RowsKernel
 from .kernels.scalars import Scalars
-from .kernels.table import LOWERINGS
+from .kernels.table import IN_PLACE, LOWERINGS
 from .layout import MOVEMENT, Buffer, View, through_movement
 from .step import Step
 from .target import Target
@@ -211,6 +211,8 @@ class Lowering:
     def _may_overwrite(
         self, state: Value, group: Group, place: int, last_run: dict[Node, int], readers: dict[Value, list[Node]]
     ) -> bool:
+        if group.kind == "alone":
+            return self._may_update(state, group.nodes[0], place, last_run, readers)
         if group.kind not in ("rows", "contract") or group.num_inner or 0 in group.shape:
             return False
         for node in readers.get(state, ()):
@@ -226,6 +228,17 @@ class Lowering:
                 if state in node.inputs and state.shape != group.shape:
                     return False
         return not any(self._root(v) is state for v in self.graph.outputs)
+
+    def _may_update(
+        self, state: Value, node: Node, place: int, last_run: dict[Node, int], readers: dict[Value, list[Node]]
+    ) -> bool:
+        """Whether a node that writes a part of its first input can write it where it lies."""
+        if node.prim.name not in IN_PLACE or node.inputs[0] is not state:
+            return False
+        if any(self._root(v) is state for v in (*node.inputs[1:], *self.graph.outputs)):
+            return False
+        others = (n for n in readers.get(state, ()) if n is not node and n not in self.moved)
+        return all(last_run[n] < place for n in others)
 
     def _view_of(self, value: Value) -> View:
         if value not in self.views:

@@ -328,12 +328,19 @@ def _full(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
 
 def _update(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     """The base copied, then the part written over it."""
-    out, (base_value, new) = _out(lowering, node), node.inputs
+    out, new = _out(lowering, node), node.inputs[1]
     part = part_of(node, out)
     if part is None:
         return None
-    first = copy_step(lowering, node, symbol, [copy_piece(lowering.views[base_value], out)])
-    return first + copy_step(lowering, node, symbol + "n", [copy_piece(lowering.views[new], part)])
+    return copied(lowering, node, symbol) + copy_step(lowering, node, symbol + "n", [copy_piece(lowering.views[new], part)])
+
+
+def copied(lowering: Any, node: Node, symbol: str) -> list[Step]:
+    """The step that copies the first input into the result, unless that is the very same memory."""
+    source, out = lowering.views[node.inputs[0]], _out(lowering, node)
+    if source.buffer is out.buffer:
+        return []
+    return copy_step(lowering, node, symbol, [copy_piece(source, out)])
 
 
 def part_of(node: Node, whole: View) -> View | None:

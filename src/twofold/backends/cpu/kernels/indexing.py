@@ -29,7 +29,7 @@ from ..checks import BoundsCheck, note
 from ..emit import Function, Val, vector
 from ..layout import Buffer, View, merge
 from ..step import Step
-from .copying import CHUNK, Bits, bits, copy_line, copy_piece, copy_step, in_vectors, places, split_complex
+from .copying import CHUNK, Bits, bits, copied, copy_line, in_vectors, places, split_complex
 from .rows import _REDUCE
 from .tile import bases_of, kernel_function
 
@@ -87,7 +87,8 @@ def _wrapped(f: Function, bases: dict[Buffer, Val], index: _Index, notes: Val, o
 def _read(lowering: Any, node: Node, symbol: str, spots: _Spots, x: Bits, out: Bits, block: list[Shape]) -> list[Step]:
     """Copy a block for every spot. `block`: the sizes, and the strides of the target and the source."""
     sizes, walks = merge(spots.shape, spots.walks())
-    sizes, walks = (sizes, walks) if sizes else ((1,), [(0,)] * len(walks))
+    if not sizes:
+        sizes, walks = (1,), [(0,) for _ in walks]
     order = sorted(range(len(block[0])), key=lambda d: -block[1][d])
     shape, (to, fro) = merge(*_reordered(block, order))
     shape, to, fro = shape or (1,), to or (1,), fro or (1,)
@@ -307,13 +308,6 @@ def _write(
     return [Step("scatter", [node], -(-items // per_chunk), symbol, tuple(dict.fromkeys(buffers)))]
 
 
-def _copied(lowering: Any, node: Node, symbol: str) -> list[Step]:
-    """The step that copies the first input into the result."""
-    return copy_step(
-        lowering, node, symbol, [copy_piece(lowering.views[node.inputs[0]], lowering.views[node.outputs[0]])]
-    )
-
-
 def _form(view: View, rule: str | None) -> Bits:
     """A view as bits to copy, or as numbers to compute with."""
     if rule is None:
@@ -335,7 +329,7 @@ def _index_put(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     shape = broadcast_shapes(*(i.shape for i in indices))
     full = [n for d, n in enumerate(x.shape) if d not in dims]
     if math.prod((*shape, *full)) == 0:
-        return _copied(lowering, node, symbol)
+        return copied(lowering, node, symbol)
     if any(x.shape[d] == 0 for d in dims):
         return None
     spot, rest = _split_result(x.ndim, len(shape), dims)
@@ -355,7 +349,7 @@ def _index_put(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     )
     line = _line(lowering, split_complex(lowering.views[x]).dtype, rule, out.size)
     return [
-        *_copied(lowering, node, symbol),
+        *copied(lowering, node, symbol),
         *_write(lowering, node, symbol + "s", spots, out, src, block, line, []),
     ]
 
@@ -365,7 +359,7 @@ def _scatter(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     x, index, values = node.inputs
     dim, name = node.params["dim"], node.prim.name
     if not index.type.size:
-        return _copied(lowering, node, symbol)
+        return copied(lowering, node, symbol)
     if not x.ndim or not index.ndim or not values.ndim or x.shape[dim] == 0:
         return None
     rule = None if name == "scatter" else "add"
@@ -381,7 +375,7 @@ def _scatter(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     spots = _spots(lowering, node, x, [index], (dim,), out.strides, place, src.strides[:n])
     free = [d for d in range(n) if d != dim]
     block = [src.shape[n:], out.strides[n:], src.strides[n:]]
-    steps = _copied(lowering, node, symbol)
+    steps = copied(lowering, node, symbol)
     if name == "scatter_reduce" and not node.params["include_self"]:
         neutral = _neutral(lowering, node, rule)
         start = Bits(neutral, index.shape, (0,) * n, 0, out.size)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ....ir.graph import Node
 from ..step import Step
-from . import copying, indexing
+from . import copying, indexing, random, running
 from .convolutions import lower_conv, lower_weight_grad
 from .window import lower_max_pool, lower_max_pool_grad, lower_sum_pool, lower_sum_pool_grad
 
@@ -28,4 +28,9 @@ LOWERINGS: dict[str, Callable[[Any, Node, str], list[Step] | None]] = {
     "sum_pool_last_grad": lower_sum_pool_grad,
     **copying.LOWERINGS,
     **indexing.LOWERINGS,
+    **random.LOWERINGS,
+    **running.LOWERINGS,
 }
+
+# These write a part of their first input; where the result may take its place, no copy is made of it.
+IN_PLACE = frozenset(("update_slice", "update_diagonal", "index_put", "scatter", "scatter_add"))
