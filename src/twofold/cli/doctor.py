@@ -26,7 +26,7 @@ def examine() -> bool:
     """Print the report; True when every check passed."""
     print(f"twofold {tw.__version__}, Python {platform.python_version()} ({sys.executable})")
     print(f"{platform.system()} {platform.release()}, {platform.machine()}")
-    print(f"CPU: {_cpu_name()}, {_num_cpus()} of {os.cpu_count()} CPUs usable")
+    print(f"CPU: {_cpu_name()}, {_num_cpus()} of {os.cpu_count()} CPUs usable, {tw.get_num_threads()} threads")
     print(f"CPU features: {' '.join(_cpu_features()) or 'unknown'}")
     print("\nRequired:")
     ok = all([_show_package(name, required=True) for name in _CORE])
@@ -88,6 +88,13 @@ def _check_tracing() -> None:
     assert t(tw.tensor([1.0, 2.0, 3.0])).item() == 14.0
 
 
+def _check_compiling() -> None:
+    compiled = tw.compile(lambda x: (x * 2 + 1).sum())
+    assert compiled(tw.ones(3)).item() == 9.0
+    kernels = compiled.lower(tw.ones(3)).kernels()
+    assert "numpy" not in kernels, f"no native kernel: {kernels}"
+
+
 def _check_saving() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.safetensors"
@@ -100,6 +107,7 @@ _CHECKS = {
     "gradients": _check_gradients,
     "training": _check_training,
     "tracing": _check_tracing,
+    "compiling": _check_compiling,
     "saving": _check_saving,
 }
 

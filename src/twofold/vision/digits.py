@@ -25,6 +25,8 @@ from .models import SmallConvNet
 CLASSES = [str(n) for n in range(10)]
 _SIDE = 8  # pixels
 _BLOCK = 4  # the data set counts ink in 4x4 blocks of a 32x32 bitmap
+_SLIM = 0.55  # most digits of the data set are at most that wide, relative to their height
+_INK = 0.3  # share of the bitmap that is ink in the data set, nearly the same for all digits
 
 
 def train_digits(
@@ -102,7 +104,8 @@ def picture_to_input(image: Any) -> Tensor:
     """A picture of one digit, as the data set would have scanned it: shape (1, 1, 8, 8) in [0, 1].
 
     Ink is what differs from the border's brightness, so dark on light and light on dark both work.
-    The ink's bounding box is scaled to a 32x32 bitmap, of which each 4x4 block is averaged.
+    The ink's bounding box is scaled to a 32x32 bitmap, its strokes are made as thick as the data
+    set's, and each 4x4 block is averaged.
 
     Raises: TwofoldError when the picture is blank.
     """
@@ -115,7 +118,7 @@ def picture_to_input(image: Any) -> Tensor:
             hint="draw one digit, dark on light or light on dark",
         )
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    bitmap = _fit(ink, _SIDE * _BLOCK)
+    bitmap = _with_ink(_fit(ink, _SIDE * _BLOCK), _INK)
     cells = bitmap.reshape(_SIDE, _BLOCK, _SIDE, _BLOCK).mean(axis=(1, 3))
     return from_numpy(cells.astype(np.float32)[None, None])
 
@@ -144,10 +147,10 @@ def _ink(grey: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _fit(ink: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
-    """Scale to the height of a square bitmap, keeping proportions, and centre it."""
+    """Scale to the height of a square bitmap, as slim as the data set's digits, and centre it."""
     height, width = ink.shape
-    scale = side / max(height, width)
-    new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    new_height = side
+    new_width = min(max(1, round(width * side / height)), round(_SLIM * side))
     rows = np.minimum((np.arange(new_height * 4) + 0.5) * height / (new_height * 4), height - 1).astype(int)
     columns = np.minimum((np.arange(new_width * 4) + 0.5) * width / (new_width * 4), width - 1).astype(int)
     fine = ink[rows][:, columns].astype(np.float32)
@@ -160,8 +163,30 @@ def _fit(ink: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
     return out
 
 
+def _with_ink(bitmap: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, Any]:
+    """Thicken or thin strokes until `share` of the bitmap is ink: the places nearest to the strokes' core."""
+    near = bitmap.astype(np.float64)
+    for _ in range(3):  # three box filters are close to a Gaussian
+        for axis in (0, 1):
+            near = (_shifted(near, -1, axis) + near + _shifted(near, 1, axis)) / 3
+    order = np.argsort(near.ravel(), kind="stable")
+    out = np.zeros(bitmap.size, bitmap.dtype)
+    out[order[-round(share * bitmap.size) :]] = 1
+    return out.reshape(bitmap.shape) * (near > 0)
+
+
+def _shifted(a: np.ndarray[Any, Any], by: int, axis: int) -> np.ndarray[Any, Any]:
+    """`a` moved along an axis, with zeros from outside."""
+    out = np.roll(a, by, axis)
+    edge = [slice(None)] * a.ndim
+    if by:
+        edge[axis] = slice(0, by) if by > 0 else slice(by, None)
+        out[tuple(edge)] = 0
+    return out
+
+
 def _augment() -> transforms.Compose:
     """Small rotations and shifts: people draw crookedly."""
     return transforms.Compose(
-        [transforms.ToTensor(), transforms.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1))]
+        [transforms.ToTensor(), transforms.RandomAffine(degrees=12, translate=(0.1, 0.1), scale=(0.8, 1.15), shear=12, interpolation="bilinear")]
     )
