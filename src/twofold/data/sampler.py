@@ -87,6 +87,7 @@ class RandomSampler(Sampler):
 
     @property
     def num_samples(self) -> int:
+        """Number of indices in one pass."""
         return len(self.data_source) if self._num_samples is None else self._num_samples
 
     @property
@@ -176,6 +177,7 @@ class BatchSampler(Sampler):
 
     @property
     def generator(self) -> Any:  # type: ignore[override]
+        """The generator of the sampler inside."""
         return getattr(self.sampler, "generator", None)
 
     @property

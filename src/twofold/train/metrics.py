@@ -34,10 +34,12 @@ class Mean:
         self.total, self.weight = 0.0, 0.0
 
     def add(self, value: float, weight: float = 1.0) -> None:
+        """Take in a number that counts `weight` times."""
         self.total += value * weight
         self.weight += weight
 
     def value(self) -> float:
+        """The mean so far; nan before the first number."""
         return self.total / self.weight if self.weight else float("nan")
 
 

@@ -63,6 +63,7 @@ class MNIST(ArrayDataset):
 
     @property
     def raw_folder(self) -> Path:
+        """Where the files are."""
         assert self.root is not None
         return self.root / type(self).__name__ / "raw"
 
