@@ -95,6 +95,7 @@ class ConvKernel:
         groups, inputs, outputs: groups, and channels per group.
         rows, columns: the sweeps of both spatial dimensions.
         epilogue: what happens to the result, (N, H', W', groups * outputs).
+        depthwise: output channel c sees input channel c only; then groups and inputs are 1.
     """
 
     def __init__(
@@ -108,8 +109,9 @@ class ConvKernel:
         columns: list[Sweep],
         epilogue: Epilogue,
         target: Target,
+        depthwise: bool = False,
     ):
-        self.x, self.weights, self.epilogue = x, weights, epilogue
+        self.x, self.weights, self.epilogue, self.depthwise = x, weights, epilogue, depthwise
         self.groups, self.inputs, self.outputs = groups, inputs, outputs
         self.lanes = target.lanes(4)
         self.most = 14 if target.num_registers >= 32 else 6
@@ -258,7 +260,8 @@ class ConvKernel:
             def panel(p: Any) -> None:
                 group, j = f.div(p, self.panels), f.rem(p, self.panels)
                 b = f.at(bases[self.packed], f.mul(p, self.panel_size * 4))  # type: ignore[index]
-                a = surface.shifted(f, f.mul(group, self.inputs * 4))
+                seen = f.mul(j, self.width) if self.depthwise else f.mul(group, self.inputs)
+                a = surface.shifted(f, f.mul(seen, 4))
                 channel = f.add(f.mul(group, self.outputs), f.mul(j, self.width))
                 self._by_panel(
                     f, j, lambda columns: self._panel(f, bases, a, b, image, images, row, channel, columns)
@@ -355,7 +358,7 @@ class _Walk:
         self.start = f.at(a.start, start)
         inputs, step = kernel.inputs, kernel.width * 4
         loops: list[Loop] = [(len(rows.taps), rows.gap * a.line, len(cols.taps) * inputs * step)]
-        if cols.gap == 1 and inputs * 4 == a.pixel:
+        if cols.gap == 1 and inputs * 4 == a.pixel and not kernel.depthwise:
             loops.append((len(cols.taps) * inputs, 4, step))
         else:
             loops += [(len(cols.taps), cols.gap * a.pixel, inputs * step), (inputs, 4, step)]
@@ -405,7 +408,9 @@ class _Walk:
         rows = [r * self.down + c * self.across for r, c in places]
         zero = f.const(0, vector("float", k.lanes))
         acc = [zero] * (len(rows) * len(self.counts))
-        acc = multiply(f, a, rows, self.b, self.loops, self.counts, k.lanes, acc, masked=False)
+        acc = multiply(
+            f, a, rows, self.b, self.loops, self.counts, k.lanes, acc, masked=False, wide=k.depthwise
+        )
         y = f.add(f.mul(row, self.rows.step), self.rows.start)
         x = f.add(f.mul(column, self.cols.step), self.cols.start)
         origins = k.epilogue.origins(f, self.bases, (image, y, x, self.channel))

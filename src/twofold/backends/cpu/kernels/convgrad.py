@@ -13,6 +13,7 @@ own, and the partial results are added in order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ....ir.dtypes import float32
@@ -47,6 +48,9 @@ class WeightGradKernel:
         x: the input (N, H, W, C), row-major.
         g: the gradient of the output (N, H', W', O), row-major.
         groups, kernel, stride, low, dilation: of the convolution; `low` is the padding before.
+
+    In a depthwise convolution output channel c sees input channel c only: it is treated as one group
+    with one input channel, which differs from lane to lane.
     """
 
     def __init__(
@@ -62,7 +66,12 @@ class WeightGradKernel:
     ):
         self.x, self.g, self.groups = x, g, groups
         self.kernel, self.stride, self.low, self.dilation = kernel, stride, low, dilation
+        self.depthwise = groups > 1 and groups == x.shape[3] == g.shape[3]
+        if self.depthwise:
+            self.groups = groups = 1
         self.inputs, self.outputs = x.shape[3] // groups, g.shape[3] // groups
+        if self.depthwise:
+            self.inputs = 1
         self.lanes = target.lanes(4)
         self.most = 14 if target.num_registers >= 32 else 6
         self.width = self.lanes * (2 if self.outputs > self.lanes else 1)
@@ -70,7 +79,7 @@ class WeightGradKernel:
         self.together = self.inputs < _FEW_CHANNELS and groups == 1
         self.panel_size = kernel[0] * kernel[1] * self.inputs * self.width
         batch = x.shape[0]
-        pieces = groups * self.panels * (1 if self.together else kernel[0])
+        pieces = 1 if self.together else groups * self.panels * kernel[0]
         size = groups * self.panels * self.panel_size * 4
         groups_of_images = min(batch, _MOST_GROUPS, -(-_ENOUGH_ITEMS // pieces), max(1, _PARTIAL_BYTES // size))
         self.per = -(-batch // groups_of_images)
@@ -85,10 +94,10 @@ class WeightGradKernel:
         rows, cols = self.g.shape[1:3]
         self.line = (cols - 1) * self.stride[1] + self.dilation[1] * (self.kernel[1] - 1) + 1
         reach = self.dilation[0] * (self.kernel[0] - 1) + 1
-        fits = _BLOCK_BYTES // (self.line * self.inputs * 4)
+        fits = _BLOCK_BYTES // (self.line * self.x.shape[3] * 4)
         self.band = max(1, min(rows, (fits - reach) // self.stride[0] + 1))
         self.lines = (self.band - 1) * self.stride[0] + reach
-        self.scratch_bytes = self.lines * self.line * self.inputs * 4
+        self.scratch_bytes = self.lines * self.line * self.x.shape[3] * 4
 
     def partial_size(self) -> int:
         """Elements of all partial results: per group of images [panel][kh][kw][in][width]."""
@@ -103,39 +112,41 @@ class WeightGradKernel:
         scratch = scratch_of(f) if self.together else None
 
         def item(number: Any) -> None:
-            sizes = (self.partials, self.groups * self.panels, 1 if self.together else self.kernel[0])
-            part, p, tap = unravel(f, number, sizes)
-            group, panel = f.div(p, self.panels), f.rem(p, self.panels)
+            sizes = (self.partials, 1 if self.together else self.groups * self.panels * self.kernel[0])
+            part, rest = unravel(f, number, sizes)
             image = f.mul(part, self.per)
             images = f.min(self.per, f.sub(n, image)) if n % self.per else self.per
-            place = f.mul(f.add(f.mul(part, self.groups * self.panels), p), self.panel_size * 4)
-            out = f.at(bases[partials], place)
-            channel = f.add(f.mul(group, self.outputs), f.mul(panel, self.width))
-            offset = f.add(f.mul(image, rows * cols * channels), channel)
-            g = f.at(bases[self.g.buffer], f.mul(f.add(offset, self.g.offset), 4))
+            out = f.at(bases[partials], f.mul(part, self.groups * self.panels * self.panel_size * 4))
+            offset = f.add(f.mul(image, rows * cols * channels), self.g.offset)
+            g = f.at(bases[self.g.buffer], f.mul(offset, 4))
             _, height, width, inputs = self.x.shape
-            offset = f.add(f.mul(image, height * width * inputs), f.mul(group, self.inputs))
-            x = f.at(bases[self.x.buffer], f.mul(f.add(offset, self.x.offset), 4))
-
-            def with_columns(count: int) -> None:
-                counts = columns_of(count, self.lanes)
-                if scratch is not None:
-                    self._together(f, x, g, out, images, scratch, counts)
-                else:
-                    self._apart(f, x, g, out, images, tap, counts)
-
-            tail = self.outputs % self.width
-            if not tail:
-                with_columns(self.width)
-            elif self.panels == 1:
-                with_columns(tail)
-            else:
-                f.when(f.icmp("slt", panel, self.panels - 1), lambda: with_columns(self.width))
-                f.when(f.icmp("eq", panel, self.panels - 1), lambda: with_columns(tail))
+            offset = f.add(f.mul(image, height * width * inputs), self.x.offset)
+            x = f.at(bases[self.x.buffer], f.mul(offset, 4))
+            if scratch is not None:
+                self._together(f, x, g, out, images, scratch)
+                return
+            p, tap = f.div(rest, self.kernel[0]), f.rem(rest, self.kernel[0])
+            group, panel = f.div(p, self.panels), f.rem(p, self.panels)
+            channel = f.add(f.mul(group, self.outputs), f.mul(panel, self.width))
+            g, x = f.at(g, f.mul(channel, 4)), f.at(x, f.mul(group, self.inputs * 4))
+            out = f.at(out, f.mul(p, self.panel_size * 4))
+            self._by_panel(f, panel, lambda counts: self._apart(f, x, g, out, images, tap, counts))
 
         f.loop(f.args[1], f.args[2], item)
         f.ret()
         f.finish()
+
+    def _by_panel(self, f: Function, panel: Any, body: Callable[[list[int]], None]) -> None:
+        """Call `body` with the panel's number of elements per vector."""
+        tail = self.outputs % self.width
+        whole, rest = columns_of(self.width, self.lanes), columns_of(tail, self.lanes)
+        if not tail:
+            body(whole)
+        elif self.panels == 1:
+            body(rest)
+        else:
+            f.when(f.icmp("slt", panel, self.panels - 1), lambda: body(whole))
+            f.when(f.icmp("eq", panel, self.panels - 1), lambda: body(rest))
 
     def _tile(
         self,
@@ -156,13 +167,11 @@ class WeightGradKernel:
             acc = [zero] * len(places)
         else:
             acc = [f.select(fresh, zero, f.load(ty, place, 4)) for place in places]
-        acc = multiply(f, a, rows, b, loops, counts, lanes, acc, masked=True)
+        acc = multiply(f, a, rows, b, loops, counts, lanes, acc, masked=True, wide=self.depthwise)
         for place, value in zip(places, acc, strict=True):
             f.store(value, place, 4)
 
-    def _together(
-        self, f: Function, x: Val, g: Val, out: Val, images: Any, scratch: Val, counts: list[int]
-    ) -> None:
+    def _together(self, f: Function, x: Val, g: Val, out: Val, images: Any, scratch: Val) -> None:
         """All taps and channels of few: image by image, band by band."""
         _, rows, cols, channels = self.g.shape
         _, height, width, inputs = self.x.shape
@@ -171,7 +180,7 @@ class WeightGradKernel:
             i * self.dilation[0] * line + j * self.dilation[1] * pixel + c * 4
             for i in range(self.kernel[0])
             for j in range(self.kernel[1])
-            for c in range(inputs)
+            for c in range(self.inputs)
         ]
 
         def band(m: Any, row: Any) -> None:
@@ -187,11 +196,21 @@ class WeightGradKernel:
                 (cols, self.stride[1] * pixel, channels * 4),
             ]
             fresh = f.icmp("eq", f.int(f.add(m, row)), 0)
-            done = 0
-            for size in tile_rows(len(offsets), self.most):
-                place = f.at(out, done * self.width * 4)
-                self._tile(f, scratch, offsets[done : done + size], b, loops, place, counts, fresh)
-                done += size
+
+            def panel(p: Any) -> None:
+                start = f.at(scratch, f.mul(p, self.width * 4)) if self.depthwise else scratch
+                self._by_panel(f, p, lambda counts: tiles(start, f.mul(p, self.width * 4), p, counts))
+
+            def tiles(a: Val, channel: Any, p: Any, counts: list[int]) -> None:
+                done = 0
+                for size in tile_rows(len(offsets), self.most):
+                    place = f.at(out, f.add(f.mul(p, self.panel_size * 4), done * self.width * 4))
+                    self._tile(
+                        f, a, offsets[done : done + size], f.at(b, channel), loops, place, counts, fresh
+                    )
+                    done += size
+
+            f.loop(0, self.panels, panel)
 
         f.loop(0, images, lambda m: f.loop(0, rows, lambda r: band(m, r), step=self.band) and None)
 
@@ -270,10 +289,10 @@ class WeightGradKernel:
             place = f.mul(f.add(f.mul(channel, self.inputs), c), taps)
             target = f.at(bases[out.buffer], f.mul(f.add(place, out.offset), 4))
 
-            def with_columns(columns: int) -> None:
+            def with_columns(counts: list[int]) -> None:
                 def tap(t: Any) -> None:
                     start = f.at(source, f.mul(t, self.inputs * self.width * 4))
-                    for v, count in enumerate(columns_of(columns, lanes)):
+                    for v, count in enumerate(counts):
                         a = f.at(start, v * lanes * 4)
                         total = f.load(ty, a, 4)
                         for q in range(1, self.partials):
@@ -284,14 +303,7 @@ class WeightGradKernel:
 
                 f.loop(0, taps, tap)
 
-            tail = self.outputs % self.width
-            if not tail:
-                with_columns(self.width)
-            elif self.panels == 1:
-                with_columns(tail)
-            else:
-                f.when(f.icmp("slt", panel, self.panels - 1), lambda: with_columns(self.width))
-                f.when(f.icmp("eq", panel, self.panels - 1), lambda: with_columns(tail))
+            self._by_panel(f, panel, with_columns)
 
         per_chunk = max(1, 512 // taps)
         items = every * self.inputs

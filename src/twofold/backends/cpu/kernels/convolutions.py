@@ -72,6 +72,9 @@ def lower_fused(
         strides: Shape = (so * per_group, si, so, *st)
     else:
         strides = (so * per_group, so, si, *st)
+    depthwise = groups > 1 and ins == outs == 1
+    if depthwise:
+        strides, outs, groups = (0, strides[0], 0, *strides[3:]), groups, 1
     x, steps = row_major(lowering, _plane(x), node, symbol + "x")
     plain = len(out.shape) == 4
     epilogue = Epilogue(
@@ -82,7 +85,16 @@ def lower_fused(
         scalars,
     )
     code = ConvKernel(
-        x, Weights(w.buffer, w.offset, strides), groups, ins, outs, sweeps[0], sweeps[1], epilogue, lowering.target
+        x,
+        Weights(w.buffer, w.offset, strides),
+        groups,
+        ins,
+        outs,
+        sweeps[0],
+        sweeps[1],
+        epilogue,
+        lowering.target,
+        depthwise,
     )
     packed = lowering.buffer("temp", float32, code.packed_size())
     chunks = code.emit_packing(lowering.module, symbol + "p", packed)

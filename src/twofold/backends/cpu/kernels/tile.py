@@ -58,6 +58,7 @@ def multiply(
     acc: Sequence[Val],
     *,
     masked: bool,
+    wide: bool = False,
 ) -> list[Val]:
     """`acc[r][v] = fma(a[rows[r] + i], b[v + i], acc[r][v])` over a nest of loops, in float32.
 
@@ -67,6 +68,7 @@ def multiply(
         loops: outermost first.
         counts: elements of B per vector.
         masked: B ends there; otherwise it is padded.
+        wide: A has an element for each of B's, as in a depthwise convolution.
     """
     ty = vector("float", lanes)
 
@@ -81,10 +83,11 @@ def multiply(
                 else:
                     bs.append(f.load(ty, address, 4))
             for r, offset in enumerate(rows):
-                x = f.splat(f.load("float", f.at(a, offset), 4), lanes)
-                for v in range(len(counts)):
+                x = None if wide else f.splat(f.load("float", f.at(a, offset), 4), lanes)
+                for v, count in enumerate(counts):
                     i = r * len(counts) + v
-                    out[i] = f.intrinsic("fma", [x, bs[v], out[i]])
+                    factor = x or load(f, f.at(a, offset + v * lanes * 4), float32, lanes, 1, _part(count, lanes))
+                    out[i] = f.intrinsic("fma", [factor, bs[v], out[i]])
             return out
         times, step_a, step_b = loops[depth]
 
