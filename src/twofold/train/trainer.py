@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,6 +18,9 @@ from .callbacks import Callback
 from .metrics import Mean, Metric
 
 
+_COMPILER = "twofold.compiler.compile"  # loads LLVM, so only where it is wanted
+
+
 class Trainer:
     """Trains, evaluates and applies a model.
 
@@ -28,6 +32,7 @@ class Trainer:
         schedule_per: "epoch" or "batch".
         metrics: name -> `Metric`, computed over each epoch besides the loss.
         clip_grad_norm: largest total gradient norm, or None.
+        compile: turn the whole train step into one native program (`twofold.compile`).
         callbacks: told of every epoch and batch (see `Callback`).
 
     A loader gives `(inputs, targets)` batches.
@@ -51,6 +56,7 @@ class Trainer:
         schedule_per: str = "epoch",
         metrics: dict[str, Metric] | None = None,
         clip_grad_norm: float | None = None,
+        compile: bool = False,
         callbacks: Sequence[Callback] = (),
     ):
         if schedule_per not in ("epoch", "batch"):
@@ -59,6 +65,8 @@ class Trainer:
         self.scheduler, self.schedule_per = scheduler, schedule_per
         self.metrics = metrics or {}
         self.clip_grad_norm = clip_grad_norm
+        self.compile = compile
+        self._step: Callable[..., Any] | None = None
         self.callbacks = list(callbacks)
         self.history: list[dict[str, float]] = []
 
@@ -92,10 +100,12 @@ class Trainer:
 
     def _train_epoch(self, train: DataLoader) -> dict[str, float]:
         self.model.train()
+        if self._step is None:
+            self._step = importlib.import_module(_COMPILER).compile(self.train_step) if self.compile else self.train_step
         running = self._start_epoch()
         started = time.perf_counter()
         for inputs, targets in train:
-            loss, outputs = self.train_step(inputs, targets)
+            loss, outputs = self._step(inputs, targets)
             if self.scheduler is not None and self.schedule_per == "batch":
                 self.scheduler.step()
             self._update(running, loss, outputs, targets)

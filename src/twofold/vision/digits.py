@@ -54,6 +54,7 @@ def train_digits(
         scheduler=OneCycleLR(optimizer, max_lr=lr, total_steps=epochs * len(loader)),
         schedule_per="batch",
         metrics={"accuracy": Accuracy()},
+        compile=True,
         callbacks=[ProgressBar(unit="images")] if callbacks is None else callbacks,
     )
     history = trainer.fit(loader, epochs=epochs)
