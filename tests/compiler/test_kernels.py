@@ -31,7 +31,10 @@ ULPS = {"float16": 1, "bfloat16": 1, "float32": 4, "float64": 8}
 def build(name):
     """A graph with a node for each sample of a primitive: the arguments, and what they should give."""
     p = PRIMITIVES[name]
-    graph, arguments, expected, outputs = Graph(name), [], [], []
+    graph = Graph(name)
+    arguments: list = []
+    expected: list = []
+    outputs: list = []
     for dtype in [d for n, d in CASES if n == name]:
         for sample in samples(p, BY_NAME[dtype]):
             arrays = [x for x in sample.inputs if is_array(x)]
@@ -141,7 +144,11 @@ def large_cases():
     yield "index_put", [f32(50, 128), f32(600, 128), places(50, 600)], {"dims": (0,), "accumulate": True}
     yield "index_put", [f32(50, 128), f32(600, 128), places(50, 600)], {"dims": (0,), "accumulate": False}
     yield "index_put", [f32(100), f32(9000), places(100, 9000)], {"dims": (0,), "accumulate": True}
-    yield "index_put", [F((9, 40, 11)), F((300, 40)), places(9, 300), places(11, 300)], {"dims": (0, 2), "accumulate": True}
+    yield (
+        "index_put",
+        [F((9, 40, 11)), F((300, 40)), places(9, 300), places(11, 300)],
+        {"dims": (0, 2), "accumulate": True},
+    )
     yield "index_put", [f32(70, 45), f32(), places(70, 200)], {"dims": (0,), "accumulate": False}
     yield "scatter", [x, places(70, 35, 300), f32(40, 301)], {"dim": 1}
     yield "scatter_add", [x, places(40, 900, 66), f32(900, 70)], {"dim": 0}
@@ -161,7 +168,9 @@ def large_cases():
 
 def make_graph(cases):
     """A graph of the cases, its arguments, and for every output the case's number."""
-    graph, arguments, outputs = Graph("cases"), [], []
+    graph = Graph("cases")
+    arguments: list = []
+    outputs: list = []
     for name, arrays, params in cases:
         arguments += arrays
         outputs += graph.add(PRIMITIVES[name], [graph.add_input(TensorType.of(a)) for a in arrays], params)
@@ -195,7 +204,8 @@ def test_copies_of_strided_views(dtype):
     x = (F((35, 3, 51, 18)) * 9).astype(dtype)
     graph = Graph("copies")
     value = graph.add_input(TensorType.of(x))
-    expected, outputs = [], []
+    expected: list = []
+    outputs: list = []
     for dims in ((0, 1, 3, 2), (3, 2, 1, 0), (1, 3, 0, 2), (2, 0, 1, 3)):
         (y,) = graph.add(PRIMITIVES["permute"], [value], {"dims": dims})
         outputs += graph.add(PRIMITIVES["reshape"], [y], {"shape": (x.size,)})
@@ -205,6 +215,47 @@ def test_copies_of_strided_views(dtype):
     assert "numpy" not in program.kernels()
     for g, e in zip(program([x]), expected, strict=True):
         np.testing.assert_array_equal(g, e)
+
+
+# --- accuracy of functions over the whole range ----------------------------------------------------
+
+NUMPY_NAMES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "asinh": "arcsinh", "acosh": "arccosh",
+               "atanh": "arctanh", "atan2": "arctan2"}  # fmt: skip
+FUNCTIONS = [
+    "exp", "log", "tanh", "expm1", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh",
+    "acosh", "atanh", "atan2",
+]  # fmt: skip
+
+
+def all_magnitudes(dtype, seed):
+    """Numbers with random bits, numbers of everyday size, and special ones."""
+    rng, info = np.random.default_rng(seed), np.finfo(dtype)
+    some = rng.integers(0, 256, 3000 * info.bits // 8, dtype=np.uint8).view(dtype)
+    special = [0, -0.0, 1, -1, np.inf, -np.inf, np.nan, info.tiny, info.smallest_subnormal, info.max, 2**30, 1e22]
+    halves = np.arange(1, 200) * (np.pi / 2)
+    parts = [some, rng.standard_normal(2000) * 3, rng.uniform(-1, 1, 2000), halves, special]
+    return rng.permutation(np.concatenate([np.asarray(p, dtype) for p in parts]))
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 0.55), ("float64", 6)])
+def test_accuracy(dtype, most):
+    """float32 against NumPy's float64, which is as good as exact; float64 against it up to both errors."""
+    x, y = all_magnitudes(dtype, 0), all_magnitudes(dtype, 1)
+    cases = [(name, [x, y] if name == "atan2" else [x], {}) for name in FUNCTIONS]
+    graph, arguments = make_graph(cases)
+    program = Program(graph)
+    assert "numpy" not in program.kernels()
+    for (name, arrays, _), got in zip(cases, program(arguments), strict=True):
+        with np.errstate(all="ignore"):
+            exact = getattr(np, NUMPY_NAMES.get(name, name))(*[a.astype(np.float64) for a in arrays])
+            rounded = exact.astype(dtype)
+            unit = np.abs(np.spacing(rounded)).astype(np.float64)
+            error = np.abs(got.astype(np.float64) - exact) / unit
+        same = (got == rounded) | (np.isnan(got) & np.isnan(rounded))
+        bad = ~(same | (error <= most))
+        assert not bad.any(), f"{name}: {[a[bad] for a in arrays]} gave {got[bad]}, expected {exact[bad]}"
+        zero = rounded == 0
+        np.testing.assert_array_equal(np.signbit(got[zero]), np.signbit(rounded[zero]), err_msg=name)
 
 
 # --- what kernels find wrong ----------------------------------------------------------------------

@@ -16,7 +16,8 @@ from .vtrig import MATH
 
 STORED = {
     "bool": "i8", "uint8": "i8", "int8": "i8", "uint16": "i16", "int16": "i16", "uint32": "i32", "int32": "i32",
-    "uint64": "i64", "int64": "i64", "float16": "half", "bfloat16": "bfloat", "float32": "float", "float64": "double",
+    "uint64": "i64", "int64": "i64", "float16": "half", "bfloat16": "bfloat", "float32": "float",
+    "float64": "double",
 }  # fmt: skip
 HELD = STORED | {"bool": "i1", "float16": "float", "bfloat16": "float"}
 
@@ -68,7 +69,10 @@ class _Op:
         return self.types[-1].kind
 
 
-_EXACT = frozenset(("bitcast", "nextafter", "neg", "abs", "where", "maximum", "minimum", "copy", "relu", "sign", "floor", "ceil"))
+_EXACT = frozenset((
+    "abs", "bitcast", "ceil", "copy", "floor", "maximum", "minimum", "neg", "nextafter", "relu", "round", "sign",
+    "stop_gradient", "trunc", "where",
+))  # fmt: skip
 
 Rule = Callable[..., Val]
 

@@ -117,7 +117,12 @@ def _payne_hanek(module: Module, what: str) -> str:
         return name
     is_rest = what == "rest"
     f = Function(
-        module, name, [("double", "x")], "double" if is_rest else "i64", attributes="nounwind noinline", private=True
+        module,
+        name,
+        [("double", "x")],
+        "double" if is_rest else "i64",
+        attributes="nounwind noinline",
+        private=True,
     )
     table = "two_over_pi"
     words = ", ".join(f"i64 {w}" for w in _TWO_OVER_PI)
@@ -328,7 +333,9 @@ def _atanh(f: Function, x: Val, exact: bool) -> Val:
 def _atan2_rule(f: Function, y: Val, x: Val) -> Val:
     if element(x.ty)[0] == "double":
         return _atan2(f, y, x, True)
-    return f.convert("fptrunc", _atan2(f, f.convert("fpext", y, "double"), f.convert("fpext", x, "double"), False), "float")
+    return f.convert(
+        "fptrunc", _atan2(f, f.convert("fpext", y, "double"), f.convert("fpext", x, "double"), False), "float"
+    )
 
 
 MATH.update(

@@ -189,7 +189,9 @@ class _PieceCode:
         f, w, size = self.f, self.walk, self.size
         target = f.at(self.to, f.mul(to, size))
         source = f.at(self.source, f.mul(fro, size)) if self.source is not None else None
-        copy_line(f, self.constant if source is None else source, target, length, w.fro[-1], w.to[-1], size, self.lanes)
+        copy_line(
+            f, self.constant if source is None else source, target, length, w.fro[-1], w.to[-1], size, self.lanes
+        )
 
     def _band(self, number: Any) -> None:
         """16 elements of the dimension that is consecutive in the source, all of the last dimension."""
@@ -258,7 +260,9 @@ def copy_line(
         _unrolled(f, length, lambda i: part(i, 1))
 
 
-def in_vectors(f: Function, length: int, lanes: int, body: Callable[[Any, int], None], overlap: bool = True) -> None:
+def in_vectors(
+    f: Function, length: int, lanes: int, body: Callable[[Any, int], None], overlap: bool = True
+) -> None:
     """`body(i, count)` for whole vectors; the last one overlaps, or the rest is cut into powers of two."""
     whole = length // lanes * lanes
     f.loop(0, whole, lambda i: body(i, lanes), step=lanes)
@@ -332,7 +336,9 @@ def _update(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     part = part_of(node, out)
     if part is None:
         return None
-    return copied(lowering, node, symbol) + copy_step(lowering, node, symbol + "n", [copy_piece(lowering.views[new], part)])
+    return copied(lowering, node, symbol) + copy_step(
+        lowering, node, symbol + "n", [copy_piece(lowering.views[new], part)]
+    )
 
 
 def copied(lowering: Any, node: Node, symbol: str) -> list[Step]:
@@ -391,9 +397,7 @@ def _move(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
 
 def _same(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     """copy, for dtypes that registers do not hold."""
-    return copy_step(
-        lowering, node, symbol, [copy_piece(lowering.views[node.inputs[0]], _out(lowering, node))]
-    )
+    return copy_step(lowering, node, symbol, [copy_piece(lowering.views[node.inputs[0]], _out(lowering, node))])
 
 
 def _component(lowering: Any, node: Node, symbol: str) -> list[Step]:

@@ -62,7 +62,14 @@ class _Spots:
 
 
 def _spots(
-    lowering: Any, node: Node, x: Value, indices: list[Value], dims: Shape, strides: Shape, place: Shape, other: Shape
+    lowering: Any,
+    node: Node,
+    x: Value,
+    indices: list[Value],
+    dims: Shape,
+    strides: Shape,
+    place: Shape,
+    other: Shape,
 ) -> _Spots:
     shape = broadcast_shapes(*(i.shape for i in indices)) if indices else ()
     rows = []
@@ -84,7 +91,9 @@ def _wrapped(f: Function, bases: dict[Buffer, Val], index: _Index, notes: Val, o
 # --- reading ----------------------------------------------------------------------------------------
 
 
-def _read(lowering: Any, node: Node, symbol: str, spots: _Spots, x: Bits, out: Bits, block: list[Shape]) -> list[Step]:
+def _read(
+    lowering: Any, node: Node, symbol: str, spots: _Spots, x: Bits, out: Bits, block: list[Shape]
+) -> list[Step]:
     """Copy a block for every spot. `block`: the sizes, and the strides of the target and the source."""
     sizes, walks = merge(spots.shape, spots.walks())
     if not sizes:
@@ -124,7 +133,7 @@ def _read(lowering: Any, node: Node, symbol: str, spots: _Spots, x: Bits, out: B
 
     def lines(depth: int, place: Any, other: Any) -> None:
         if depth < len(around):
-            body = lambda i: lines(depth + 1, f.add(place, f.mul(i, fro[depth])), f.add(other, f.mul(i, to[depth])))  # noqa: E731
+            body = lambda i: lines(depth + 1, f.add(place, f.mul(i, fro[depth])), f.add(other, f.mul(i, to[depth])))
             f.loop(0, around[depth], body)
             return
         begin, end = f.at(source, f.mul(place, size)), f.at(target, f.mul(other, size))
@@ -284,7 +293,7 @@ def _write(
                 if k == 0 and shares > 1:
                     low = f.mul(own, share)
                     mine = f.op("and", f.icmp("sge", wrapped, low), f.icmp("slt", wrapped, f.add(low, share)))
-            spot = lambda: lines(place, other)  # noqa: E731
+            spot = lambda: lines(place, other)
             if shares > 1:
                 f.when(mine, spot)
             else:

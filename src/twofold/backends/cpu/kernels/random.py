@@ -74,7 +74,7 @@ def _random_bits(lowering: Any, node: Node, symbol: str) -> list[Step]:
     target = f.at(bases[out.buffer], 4 * out.offset)
     numbers = Val("<" + ", ".join(f"i64 {i}" for i in range(lanes)) + ">", vector("i64", lanes))
     wide, narrow = _keys(f, seed, lanes), _keys(f, seed, 1)
-    chunks = -(-(-(-size // 4)) // _CHUNK)
+    chunks = -(-size // (4 * _CHUNK))
     start, stop = f.mul(first, _CHUNK), f.min(f.mul(last, _CHUNK), whole)
 
     def vectors(i: Any) -> None:

@@ -72,7 +72,9 @@ class _Lines:
     def read(self, f: Function, address: Val, i: Any) -> Val:
         """Element i of a group of lines."""
         size = self.source.dtype.itemsize
-        return load(f, f.at(address, f.mul(i, self.along[0] * size)), self.source.dtype, self.lanes, self.walks[0][-1])
+        return load(
+            f, f.at(address, f.mul(i, self.along[0] * size)), self.source.dtype, self.lanes, self.walks[0][-1]
+        )
 
     def write(self, f: Function, k: int, address: Val, i: Any, v: Val) -> None:
         """Element i of a group of lines of target k."""
@@ -161,7 +163,9 @@ def _arg_extreme(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     shape = source.shape or (1,)
     kept = tuple(1 if d == dim else n for d, n in enumerate(shape))
     target = View.whole(out.buffer, kept)
-    target = View(target.buffer, shape, tuple(0 if d == dim else s for d, s in enumerate(target.strides)), out.offset)
+    target = View(
+        target.buffer, shape, tuple(0 if d == dim else s for d, s in enumerate(target.strides)), out.offset
+    )
     lines = _Lines(lowering, dim, source, [target])
     if lines.along[0] == 1 and lines.length >= _LONG:
         lines.lanes = 1
