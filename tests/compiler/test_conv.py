@@ -111,13 +111,17 @@ LARGE = [
     ((40, 64, 4, 4), (96, 64, 3, 3), 1, 1),
     ((33, 20, 7, 7), (48, 20, 1, 1), 1, 0),
     ((3, 24, 9, 9), (40, 24, 1, 1), 2, 0),
+    ((31, 16, 5, 5), (20, 16, 3, 3), 2, 1),
+    ((2, 40, 9, 9), (40, 1, 3, 3), 1, 1),
+    ((3, 33, 12, 7), (33, 1, 5, 3), 2, 2),
 ]
 
 
 @pytest.mark.parametrize(("x", "w", "stride", "pad"), LARGE)
 def test_large_convolutions_are_cut_into_pieces(x, w, stride, pad):
     rng = np.random.default_rng(5)
-    params = {"stride": (stride,) * 2, "padding": ((pad, pad),) * 2, "dilation": (1, 1), "groups": 1}
+    params = {"stride": (stride,) * 2, "padding": ((pad, pad),) * 2, "dilation": (1, 1)}
+    params["groups"] = x[1] // w[1]
     sizes = window_sizes("conv", x[2:], kernel=w[2:], **{k: v for k, v in params.items() if k != "groups"})
     a, b, g = floats(rng, *x), floats(rng, *w), floats(rng, x[0], w[0], *sizes)
 

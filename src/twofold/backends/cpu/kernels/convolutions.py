@@ -13,6 +13,7 @@ from ..layout import View
 from ..step import Step
 from .conv import ConvKernel, Sweep, Weights, adjoint_sweeps, forward_sweeps
 from .convgrad import WeightGradKernel
+from .convsmall import SmallConvKernel, suits
 from .relayout import row_major
 from .scalars import NONE, Scalars
 from .tile import Epilogue
@@ -84,7 +85,7 @@ def lower_fused(
         outputs if plain else {v: _plane(s) for v, s in outputs.items()},
         scalars,
     )
-    code = ConvKernel(
+    arguments = (
         x,
         Weights(w.buffer, w.offset, strides),
         groups,
@@ -96,6 +97,9 @@ def lower_fused(
         lowering.target,
         depthwise,
     )
+    code = ConvKernel(*arguments)
+    if suits(code):
+        code = SmallConvKernel(*arguments)
     packed = lowering.buffer("temp", float32, code.packed_size())
     chunks = code.emit_packing(lowering.module, symbol + "p", packed)
     steps.append(Step("pack", [node], chunks, symbol + "p", (w.buffer, packed)))
