@@ -51,17 +51,20 @@ float, int = _DTYPES["float32"], _DTYPES["int32"]
 cfloat, cdouble = _DTYPES["complex64"], _DTYPES["complex128"]
 
 _SUBMODULES = ("nn", "optim", "data", "vision", "train", "autograd", "cuda", "debug")
+_LATE = {  # these load LLVM, which takes a while: when they are first asked for
+    "compile": ".compiler.compile",
+    "get_num_threads": ".backends.cpu.team",
+    "set_num_threads": ".backends.cpu.team",
+}
 
 
 def __getattr__(name: str) -> _Any:
     if name in _SUBMODULES:
         return _importlib.import_module(f".{name}", __name__)
-    if name == "compile":  # loads LLVM, which takes a while: when it is first asked for
-        return _importlib.import_module(".compiler.compile", __name__).compile
-    if name in ("get_num_threads", "set_num_threads"):
-        return getattr(_importlib.import_module(".backends.cpu.team", __name__), name)
+    if name in _LATE:
+        return getattr(_importlib.import_module(_LATE[name], __name__), name)
     raise AttributeError(f"module 'twofold' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([n for n in globals() if not n.startswith("_")] + [*_SUBMODULES, "compile"])
+    return sorted({n for n in globals() if not n.startswith("_")} | {*_SUBMODULES, *_LATE})

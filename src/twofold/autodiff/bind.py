@@ -14,7 +14,7 @@ import numpy as np
 from ..ir.errors import AutogradError, DTypeError, TwofoldError
 from ..ir.evaluate import evaluate, left_over
 from ..ir.primitive import PRIMITIVES, Primitive, install_dispatch
-from .handle import Tensor, mode, storage_of, wrap
+from .handle import Settings, Tensor, mode, storage_of, wrap
 from .tape import Node
 
 
@@ -329,12 +329,13 @@ def _set_requires_grad(t: Tensor, value: bool) -> None:
         )
     if mode.tracer is not None:
         mode.tracer.touch_flag(t)
+    Settings.changes += 1
     t._requires_grad = bool(value)
 
 
 Tensor.requires_grad = property(  # type: ignore[assignment]
     _get_requires_grad, _set_requires_grad, doc="Whether operations on it are recorded for backward."
 )
-Tensor.is_leaf = property(_is_leaf, doc="True when no recorded operation made it; leaves get `.grad`.")  # type: ignore[attr-defined]
-Tensor.grad_fn = property(current_node, doc="The tape node that made it, or None.")  # type: ignore[attr-defined]
+Tensor.is_leaf = property(_is_leaf, doc="True when no recorded operation made it; leaves get `.grad`.")  # type: ignore[method-assign, assignment]
+Tensor.grad_fn = property(current_node, doc="The tape node that made it, or None.")  # type: ignore[method-assign, assignment]
 install_dispatch(bind)

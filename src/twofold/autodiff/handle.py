@@ -8,6 +8,10 @@ Note [Contiguous results]
 A computed result is always row-major; only views are strided. So whether `reshape` is a view
 can be told from the chain of view operations alone, and eager and traced code alias alike.
 
+Note [Methods]
+Functions and methods are attached by the tensors room, from its table. What type checkers read is
+handle.pyi, which tools/stubs.py writes from this file and that table.
+
 Note [View chains]
 A view knows `_base`, the handle it was made from, and `_steps`, the view operations from there.
 Eagerly NumPy shares the memory and nothing else is needed. The chain serves two readers: autograd
@@ -19,7 +23,7 @@ An *alias* (`detach`) is a view without steps that has no derivative: `_attached
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +34,9 @@ from ..ir.types import Shape, TensorType
 class Storage:
     """Shared by a tensor and all its views: counts the in-place writes."""
 
-    __slots__ = ("version", "__weakref__")
+    __slots__ = ("__weakref__", "version")
+
+    version: int
 
     def __init__(self) -> None:
         self.version = 0
@@ -92,8 +98,9 @@ class Tensor:
     _hooks: Any = None
     _post_hooks: Any = None
     _retains_grad: bool = False
+    _earlier: tuple[tuple[int, Tensor], ...] = ()  # handles with its shape before, and when it changed in place
 
-    __array_priority__ = 1000  # NumPy's operators give way to ours
+    __array_priority__: int = 1000  # NumPy's operators give way to ours
 
     def __init__(self, data: Any = None, *, dtype: Any = None, requires_grad: bool = False):
         if isinstance(data, Tensor):
@@ -122,15 +129,18 @@ class Tensor:
 
     @property
     def shape(self) -> Shape:
+        """Sizes of the dimensions, a tuple of ints."""
         return self._value.shape
 
     @property
     def dtype(self) -> DType:
+        """Type of the elements."""
         d = self._value.dtype
         return FROM_NUMPY[d] if d.__class__ is not DType else d
 
     @property
     def ndim(self) -> int:
+        """Number of dimensions."""
         return len(self._value.shape)
 
     @property
@@ -142,39 +152,9 @@ class Tensor:
     def _version(self) -> int:
         return self._storage.version if self._storage is not None else 0
 
-    if TYPE_CHECKING:  # functions and methods are attached by the tensors room, from its table
 
-        def __getattr__(self, name: str) -> Any: ...
-        def __add__(self, other: Any) -> Tensor: ...
-        def __radd__(self, other: Any) -> Tensor: ...
-        def __sub__(self, other: Any) -> Tensor: ...
-        def __rsub__(self, other: Any) -> Tensor: ...
-        def __mul__(self, other: Any) -> Tensor: ...
-        def __rmul__(self, other: Any) -> Tensor: ...
-        def __truediv__(self, other: Any) -> Tensor: ...
-        def __rtruediv__(self, other: Any) -> Tensor: ...
-        def __floordiv__(self, other: Any) -> Tensor: ...
-        def __mod__(self, other: Any) -> Tensor: ...
-        def __pow__(self, other: Any) -> Tensor: ...
-        def __rpow__(self, other: Any) -> Tensor: ...
-        def __matmul__(self, other: Any) -> Tensor: ...
-        def __neg__(self) -> Tensor: ...
-        def __invert__(self) -> Tensor: ...
-        def __and__(self, other: Any) -> Tensor: ...
-        def __or__(self, other: Any) -> Tensor: ...
-        def __xor__(self, other: Any) -> Tensor: ...
-        def __lt__(self, other: Any) -> Tensor: ...
-        def __le__(self, other: Any) -> Tensor: ...
-        def __gt__(self, other: Any) -> Tensor: ...
-        def __ge__(self, other: Any) -> Tensor: ...
-        def __getitem__(self, index: Any) -> Tensor: ...
-        def __setitem__(self, index: Any, value: Any) -> None: ...
-        def __len__(self) -> int: ...
-        def __iter__(self) -> Any: ...
-        def __float__(self) -> float: ...
-        def __int__(self) -> int: ...
-        def __bool__(self) -> bool: ...
-
+# What may stand beside a tensor in an operation.
+Operand = Tensor | bool | int | float | complex | np.generic | np.ndarray[Any, Any]
 
 _new = object.__new__
 

@@ -207,7 +207,7 @@ class Tracer:
         mode.tracer = self
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *exc: Any) -> None:
         mode.tracer = self.outer
         for storage, version in self.versions.values():
             storage.version = version
@@ -223,13 +223,15 @@ class Tracer:
 class Guard:
     """What a trace took for granted besides its arguments' types.
 
-    The plain attributes of the modules and optimizers that took part, and whether the gradients
-    that were read were there.
+    The plain attributes of the modules and optimizers that took part, whether the gradients that
+    were read were there, and of the tensors from outside whether they require one, and their hooks.
     """
 
     def __init__(self, tracer: Tracer):
         self.objects = [(obj, obj._settings()) for obj in tracer.objects.values()]
         self.grads = [(t, grad is None) for t, grad, is_read in tracer.grads.values() if is_read]
+        handles = [root.handle for root in tracer.roots.values()]
+        self.tensors = [(t, _autograd_settings(t)) for t in handles]
         self.changes = Settings.changes
 
     def holds(self) -> bool:
@@ -241,6 +243,8 @@ class Guard:
             return True
         changes = Settings.changes
         if any(obj._settings() != before for obj, before in self.objects):
+            return False
+        if any(_autograd_settings(t) != before for t, before in self.tensors):
             return False
         self.changes = changes
         return True
@@ -257,7 +261,15 @@ class Guard:
                 return f"{type(obj).__name__}: " + ", ".join(
                     f"{k} is {now.get(k)!r}, before {before.get(k)!r}" for k in sorted(map(str, changed))
                 )
+        for t, before in self.tensors:
+            if _autograd_settings(t) != before:
+                return f"a tensor of shape {t.shape} has other hooks, or requires_grad={t._requires_grad} now"
         return "nothing that is watched"
+
+
+def _autograd_settings(t: Tensor) -> Any:
+    hooks = [*(t._hooks or {}).values(), *(t._post_hooks or {}).values()]
+    return (t._requires_grad, hooks) if hooks else t._requires_grad
 
 
 class Slot:

@@ -139,7 +139,7 @@ def _max_pool_grad_type(
 ) -> TensorType:
     op = "max_pool_last_grad"
     check_dtype(op, g.dtype, REALS)
-    check_dtype(op, taps.dtype, {tap_dtype(kernel)})
+    check_dtype(op, taps.dtype, frozenset({tap_dtype(kernel)}))
     sizes = window_sizes(op, input_size, kernel=kernel, **params)
     if g.ndim != len(kernel) + 2 or g.shape != taps.shape or g.shape[1:-1] != sizes:
         raise ShapeError(
@@ -153,7 +153,7 @@ def _max_pool_grad(
     g: Array, taps: Array, *, input_size: Shape, kernel: Shape, stride: Shape, padding: Pairs, dilation: Shape
 ) -> Array:
     out = np.zeros((g.shape[0], *input_size, g.shape[-1]), g.dtype)
-    index = list(np.indices(g.shape, sparse=True))
+    index: list[Array] = list(np.indices(g.shape, sparse=True))
     rest = taps.astype(np.int64)
     for d in reversed(range(len(kernel))):
         tap, rest = rest % kernel[d], rest // kernel[d]

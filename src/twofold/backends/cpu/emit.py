@@ -6,6 +6,7 @@ that address arithmetic with constant strides costs nothing at run time.
 
 from __future__ import annotations
 
+import builtins
 import re
 import struct
 from collections.abc import Callable, Sequence
@@ -98,6 +99,9 @@ def element(ty: str) -> tuple[str, int]:
     return ty, 1
 
 
+Number = int | Val  # an i64, known when the code is made or only when it runs
+
+
 class Function:
     """One function being written.
 
@@ -166,10 +170,10 @@ class Function:
 
     # --- integers (i64) that fold -------------------------------------------------------------
 
-    def int(self, value: int | Val) -> Val:
+    def int(self, value: Number) -> Val:
         return Val(str(value), "i64") if isinstance(value, int) else value
 
-    def add(self, a: int | Val, b: int | Val) -> int | Val:
+    def add(self, a: Number, b: Number) -> Number:
         if isinstance(a, int) and isinstance(b, int):
             return a + b
         if isinstance(a, int) and a == 0:
@@ -178,14 +182,14 @@ class Function:
             return a
         return self.value(f"add i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
 
-    def sub(self, a: int | Val, b: int | Val) -> int | Val:
+    def sub(self, a: Number, b: Number) -> Number:
         if isinstance(a, int) and isinstance(b, int):
             return a - b
         if isinstance(b, int) and b == 0:
             return a
         return self.value(f"sub i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
 
-    def mul(self, a: int | Val, b: int | Val) -> int | Val:
+    def mul(self, a: Number, b: Number) -> Number:
         if isinstance(a, int) and isinstance(b, int):
             return a * b
         for x, y in ((a, b), (b, a)):
@@ -196,7 +200,7 @@ class Function:
                     return y
         return self.value(f"mul i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
 
-    def div(self, a: int | Val, b: int | Val) -> int | Val:
+    def div(self, a: Number, b: Number) -> Number:
         """Floor division of non-negative numbers."""
         if isinstance(a, int) and isinstance(b, int):
             return a // b
@@ -204,20 +208,20 @@ class Function:
             return a
         return self.value(f"udiv i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
 
-    def rem(self, a: int | Val, b: int | Val) -> int | Val:
+    def rem(self, a: Number, b: Number) -> Number:
         if isinstance(a, int) and isinstance(b, int):
             return a % b
         if isinstance(b, int) and b == 1:
             return 0
         return self.value(f"urem i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
 
-    def min(self, a: int | Val, b: int | Val) -> int | Val:
+    def min(self, a: Number, b: Number) -> Number:
         if isinstance(a, int) and isinstance(b, int):
             return min(a, b)
         a, b = self.int(a), self.int(b)
         return self.select(self.icmp("slt", a, b), a, b)
 
-    def icmp(self, op: str, a: int | Val, b: int | Val) -> Val:
+    def icmp(self, op: str, a: Number, b: Number) -> Val:
         x = a if isinstance(a, Val) else None
         ty = x.ty if x else (b.ty if isinstance(b, Val) else "i64")
         left = a.ref if isinstance(a, Val) else str(a)
@@ -227,19 +231,19 @@ class Function:
 
     # --- memory -------------------------------------------------------------------------------
 
-    def at(self, base: Val, offset_bytes: int | Val) -> Val:
+    def at(self, base: Val, offset_bytes: Number) -> Val:
         """The address `base + offset`."""
         if isinstance(offset_bytes, int) and offset_bytes == 0:
             return base
         return self.value(f"getelementptr i8, ptr {base.ref}, i64 {self.int(offset_bytes).ref}", "ptr")
 
-    def load(self, ty: str, address: Val, align: int) -> Val:
+    def load(self, ty: str, address: Val, align: builtins.int) -> Val:
         return self.value(f"load {ty}, ptr {address.ref}, align {align}", ty)
 
-    def store(self, value: Val, address: Val, align: int) -> None:
+    def store(self, value: Val, address: Val, align: builtins.int) -> None:
         self.emit(f"store {value}, ptr {address.ref}, align {align}")
 
-    def alloca(self, nbytes: int) -> Val:
+    def alloca(self, nbytes: builtins.int) -> Val:
         """Memory on the stack, reserved once at the start of the function."""
         name = self.fresh()
         self.stack.append(f"  {name} = alloca [{nbytes} x i8], align 64")
@@ -294,7 +298,7 @@ class Function:
             return Val(literal, ty)
         return Val(f"<{', '.join([f'{e} {literal}'] * lanes)}>", ty)
 
-    def splat(self, a: Val, lanes: int) -> Val:
+    def splat(self, a: Val, lanes: builtins.int) -> Val:
         """A scalar in every lane."""
         if lanes == 1:
             return a
@@ -302,7 +306,7 @@ class Function:
         one = self.value(f"insertelement {ty} poison, {a}, i64 0", ty)
         return self.value(f"shufflevector {one}, {ty} poison, <{lanes} x i32> zeroinitializer", ty)
 
-    def extract(self, a: Val, lane: int) -> Val:
+    def extract(self, a: Val, lane: builtins.int) -> Val:
         e, lanes = element(a.ty)
         return a if lanes == 1 else self.value(f"extractelement {a}, i64 {lane}", e)
 
@@ -310,11 +314,11 @@ class Function:
 
     def loop(
         self,
-        start: int | Val,
-        stop: int | Val,
+        start: Number,
+        stop: Number,
         body: Callable[..., Sequence[Val] | None],
         carry: Sequence[Val] = (),
-        step: int | Val = 1,
+        step: Number = 1,
     ) -> list[Val]:
         """`for i in range(start, stop, step): carry = body(i, *carry)`; returns the last carry.
 
@@ -346,7 +350,7 @@ class Function:
         self.start(after)
         return phis
 
-    def when(self, condition: Val, body: Callable[[], None]) -> None:
+    def when(self, condition: Val, body: Callable[[], object]) -> None:
         """Run `body`'s code only if the condition holds."""
         inside, after = self.label("then"), self.label("endif")
         self.emit(f"br i1 {condition.ref}, label %{inside}, label %{after}")

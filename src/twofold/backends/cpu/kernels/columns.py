@@ -10,6 +10,7 @@ in order within a block, and blocks in order. The cut depends on the shape alone
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -166,7 +167,7 @@ class ColumnsKernel:
             if depth == len(self.reduced):
                 return row(place, acc)
             if depth == 0:
-                low = f.mul(block, self.block)
+                low: int | Val = f.mul(block, self.block)
                 high = f.min(f.add(low, self.block), self.reduced[0])
             else:
                 low, high = 0, self.reduced[depth]
@@ -240,7 +241,7 @@ class ColumnsKernel:
             f.loop(start, f.min(stop, whole), lambda i, column=column: column(i, None), step=lanes)
             if whole < self.size:
                 at_end = f.icmp("eq", stop, self.size)
-                f.when(at_end, lambda column=column: column(whole, self.size - whole))
+                f.when(at_end, functools.partial(column, whole, self.size - whole))
         f.ret()
         f.finish()
         return -(-self.size // per_chunk)

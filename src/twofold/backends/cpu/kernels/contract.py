@@ -287,8 +287,8 @@ class ContractKernel:
         # a long epilogue is a loop over the tile, so that its code stands once per vector
         held = 8 if size == 8 else 4
         tile = f.alloca(rows * self.width * held)
-        for i, v in enumerate(acc):
-            f.store(v, f.at(tile, i * lanes * held), held)
+        for i, part in enumerate(acc):
+            f.store(part, f.at(tile, i * lanes * held), held)
 
         def one_row(r: Any) -> None:
             for v in range(vectors):

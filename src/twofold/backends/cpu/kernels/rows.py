@@ -259,7 +259,7 @@ class _Row:
         if length % lanes:
             at_end = f.icmp("eq", stop, length)
             rest = length // lanes * lanes
-            f.when(at_end, lambda: self._step(0, [], stored, (rest,), lanes, length - rest, []) and None)
+            f.when(at_end, lambda: self._step(0, [], stored, (rest,), lanes, length - rest, []))
 
     # --- values -----------------------------------------------------------------------------
 
