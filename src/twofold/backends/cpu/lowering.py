@@ -135,14 +135,21 @@ class Lowering:
                 wanted.add(root)
             return False
         for v in node.inputs:
-            self._inline_scalar(self._root(v), wanted, nodes, group, depth - 1)
+            source = self._root(v)
+            if source.type.size == 1:
+                self._inline_scalar(source, wanted, nodes, group, depth - 1)
+            elif source.node is not None:  # one element of something larger
+                wanted.add(source)
         nodes[root] = node
         return True
 
     def _scalars(self, group: Group) -> Scalars:
         nodes, aliases = self.scalars[group]
+        read = {v: self._root(v) for n in nodes.values() for v in n.inputs}
         leaves = {
-            r: self._view_of(r) for n in nodes.values() for r in map(self._root, n.inputs) if r not in nodes
+            leaf: self._view_of(leaf)
+            for leaf in (root if root.type.size == 1 else v for v, root in read.items())
+            if leaf not in nodes
         }
         return Scalars(nodes, leaves, aliases)
 
