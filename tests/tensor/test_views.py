@@ -65,6 +65,19 @@ def _write_step(rng: random.Random):
     )
 
 
+def _shape_step(rng: random.Random):
+    """A change of the shape of `a` itself."""
+    return rng.choice(
+        [
+            lambda a, b: a.unsqueeze_(-1),
+            lambda a, b: a.squeeze_(),
+            lambda a, b: a.squeeze_(0) if a.ndim else a,
+            lambda a, b: a.transpose_(0, -1) if a.ndim else a,
+            lambda a, b: a.t_(),
+        ]
+    )
+
+
 def _use_step(rng: random.Random):
     """An operation that may save its input."""
     return rng.choice(
@@ -98,7 +111,7 @@ class Machine:
             return e
 
 
-def _step(rng: random.Random, shapes: list[tuple[int, ...]]):
+def _step(rng: random.Random, shapes: list[tuple[int, ...]], reshaping: bool = False):
     i, j = rng.randrange(len(shapes)), rng.randrange(len(shapes))
     kind = rng.random()
     if kind < 0.4:
@@ -110,7 +123,7 @@ def _step(rng: random.Random, shapes: list[tuple[int, ...]]):
         use = _use_step(rng)
         # PyTorch keeps the memory order of strided inputs, Twofold makes rows
         return "new", lambda ts: use(ts[i], ts[j]).contiguous()
-    write = _write_step(rng)
+    write = _shape_step(rng) if reshaping and i and 0.75 < kind < 0.93 else _write_step(rng)
     return ("silent" if kind > 0.93 else "write"), lambda ts: write(ts[i], ts[j])
 
 
@@ -124,13 +137,22 @@ def _same(a, b) -> bool:
 
 @pytest.mark.parametrize("seed", range(300))
 def test_random_program_equals_pytorch(seed: int) -> None:
+    _compare_programs(seed, reshaping=False)
+
+
+@pytest.mark.parametrize("seed", range(300, 450))
+def test_random_program_that_changes_shapes_in_place_equals_pytorch(seed: int) -> None:
+    _compare_programs(seed, reshaping=True)
+
+
+def _compare_programs(seed: int, reshaping: bool) -> None:
     rng = random.Random(seed)
     values = np.random.default_rng(seed)
     leaf, plain = values.uniform(-1, 1, SHAPE), values.uniform(-1, 1, SHAPE)
     ours, theirs = Machine(tw, leaf, plain), Machine(torch, leaf, plain)
     program: list[tuple[str, Any]] = []
     for number in range(rng.randrange(3, 14)):
-        kind, fn = _step(rng, [tuple(t.shape) for t in theirs.tensors])
+        kind, fn = _step(rng, [tuple(t.shape) for t in theirs.tensors], reshaping)
         program.append((kind, fn))
         if kind == "silent":
             with tw.no_grad(), torch.no_grad():

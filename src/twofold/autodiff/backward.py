@@ -75,8 +75,9 @@ def run_backward(
                     if grads[index] is not None:
                         grads[index] = _run_hooks(hooks, grads[index])
             if node.retained is not None:
-                for index, t in node.retained.items():
-                    if grads[index] is not None:
+                for index, kept in node.retained.items():
+                    t = kept()
+                    if t is not None and grads[index] is not None:
                         _accumulate(t, grads[index], create_graph, steal=False)
             for index, k in wanted_nodes.get(node, ()):
                 if grads[index] is not None:

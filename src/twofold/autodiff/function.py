@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class FunctionCtx:
         self._dirty: tuple[Tensor, ...] = ()
         self._non_differentiable: tuple[Tensor, ...] = ()
         self._materialize = True
-        self._node: FunctionNode | None = None
+        self._node: weakref.ref[FunctionNode] | None = None  # weak: the node keeps this context
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         """Keep inputs and outputs for `backward`, which then notices in-place changes of them."""
@@ -45,7 +46,10 @@ class FunctionCtx:
         """The saved tensors, in their order; inside `backward`."""
         if self._node is None:
             return self._to_save
-        return self._node.unpack_saved()
+        node = self._node()
+        if node is None:
+            raise tape.used_up("saved_tensors")
+        return node.unpack_saved()
 
     def mark_dirty(self, *tensors: Tensor) -> None:
         """Say that `forward` changed these inputs in place; it must return them."""
@@ -79,7 +83,7 @@ class FunctionNode:
         self.retained: Any = None
         self.location = user_location() if tape.keep_locations else None
         self.saved: list[Any] | None = [self._pack(t, outs) for t in ctx._to_save]
-        ctx._to_save, ctx._node = (), self
+        ctx._to_save, ctx._node = (), weakref.ref(self)
 
     def _pack(self, t: Tensor | None, outs: Sequence[Any]) -> Any:
         """What to keep of a saved tensor: an output as its value only, or node and output would keep each other."""
@@ -99,7 +103,7 @@ class FunctionNode:
             if entry is None or len(entry) == 2:
                 if entry is not None and entry[0]._version != entry[1]:
                     raise tape.changed(self.name, entry[0].shape, entry[0]._version - entry[1], self.location)
-                out.append(entry and entry[0])
+                out.append(entry and tape._at(entry[0], self.number))
                 continue
             value, storage, version, i = entry
             if storage.version != version:

@@ -41,8 +41,19 @@ class Node:
     """
 
     __slots__ = (
-        "number", "prim", "params", "edges", "inputs", "versions", "outputs", "types",
-        "hooks", "retained", "location", "spent", "__weakref__",
+        "__weakref__",
+        "edges",
+        "hooks",
+        "inputs",
+        "location",
+        "number",
+        "outputs",
+        "params",
+        "prim",
+        "retained",
+        "spent",
+        "types",
+        "versions",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +73,7 @@ class Node:
         self.edges = edges
         saved: list[Any] = []
         versions = []
-        for t, needed in zip(inputs, needs_x):  # noqa: B905  (strict costs as much as the rest of the loop)
+        for t, needed in zip(inputs, needs_x):
             if not isinstance(t, Tensor):
                 saved.append(t)
             elif needed:
@@ -96,9 +107,7 @@ class Node:
         inputs = self._unpack_inputs()
         if p.multiple:
             y: Any = self._unpack_outputs()
-            g: Any = tuple(
-                _zeros_like_type(t) if g is None else g for g, t in zip(grads, self.types, strict=True)
-            )
+            g: Any = tuple(_zeros_like_type(t) if g is None else g for g, t in zip(grads, self.types, strict=True))
         else:
             y = self._unpack_outputs()[0]
             g = grads[0]
@@ -109,8 +118,7 @@ class Node:
         if p.rules is None:
             results = p.rule_all(g, y, *inputs, **self.params)  # type: ignore[misc]
             return [
-                None if r is None or edge is None else conj(r)
-                for r, edge in zip(results, self.edges, strict=True)
+                None if r is None or edge is None else conj(r) for r, edge in zip(results, self.edges, strict=True)
             ]
         results = []
         for rule, edge in zip(p.rules, self.edges, strict=True):
@@ -130,7 +138,7 @@ class Node:
         for t, version in self.versions:
             if t._version != version:
                 raise changed(self.name, t._value.shape, t._version - version, self.location)
-        return [_type(x) if x.__class__ is tuple else x for x in self.inputs]
+        return [_type(x) if x.__class__ is tuple else _at(x, self.number) for x in self.inputs]
 
     def _unpack_outputs(self) -> list[Any]:
         if self.outputs is None:
@@ -155,6 +163,15 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<{self.name} backward>"
+
+
+def _at(x: Any, number: int) -> Any:
+    """The input `x` of node `number` as it was then: its shape may have changed in place since."""
+    if isinstance(x, Tensor) and x._earlier:
+        for changed_at, before in x._earlier:
+            if changed_at > number:
+                return before
+    return x
 
 
 def used_up(name: str) -> AutogradError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import (  # noqa: F401  (each module fills the table of functions)
+from . import (
     arithmetic,
     arranging,
     attributes,
@@ -27,6 +27,7 @@ from . import (  # noqa: F401  (each module fills the table of functions)
     promotion,
     random,
     reductions,
+    reshaping,
     running,
     sampling,
     saving,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..autodiff.backward import run_backward
 from ..autodiff.bind import current_node, no_record, write
-from ..autodiff.handle import Tensor, alias, mode, storage_of
+from ..autodiff.handle import Settings, Tensor, alias, mode, storage_of
 from ..ir.errors import AutogradError, DTypeError
 from ._registry import FUNCTIONS, METHODS, _put, function
 
@@ -72,10 +73,12 @@ class RemovableHandle:
         RemovableHandle._next += 1
         self.hooks, self.key = hooks, RemovableHandle._next
         hooks[self.key] = hook
+        Settings.changes += 1
 
     def remove(self) -> None:
         """Take the hook away; a second time does nothing."""
         self.hooks.pop(self.key, None)
+        Settings.changes += 1
 
     def __enter__(self) -> RemovableHandle:
         return self
@@ -144,7 +147,7 @@ def retain_grad(self: Tensor) -> None:
         return
     if node.retained is None:
         node.retained = {}
-    node.retained[self._index] = self
+    node.retained[self._index] = weakref.ref(self)  # weak: the tensor keeps its node
     self._retains_grad = True
 
 
