@@ -6,6 +6,7 @@ optimizer's state and the random generator's.
 
 import copy
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -715,3 +716,81 @@ def test_values_never_stay_in_the_graph_of_eager_code():
         with pytest.raises(TraceError, match=r"made (inside|while)"):
             use()
     assert "float32[2]" in repr(x)
+
+
+# --- what a trace takes for granted ------------------------------------------------------------
+
+
+def guarded():
+    tw.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2))
+    optimizer = tw.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    x, y = classes(6, 1, 3, num_classes=2)[0]
+    step(x, y)
+    return model, optimizer, tw.trace(step, x, y), lambda: step(x, y)
+
+
+def no_grad_zero(p):
+    with tw.no_grad():
+        p.zero_()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m, o: m.eval(), "training is False"),
+        (lambda m, o: setattr(m[3], "p", 0.1), "Dropout: p is 0.1, before 0.5"),
+        (lambda m, o: setattr(m[1], "momentum", 0.5), "BatchNorm1d: momentum"),
+        (lambda m, o: setattr(m[0], "weight", nn.Parameter(tw.zeros(4, 3))), "Linear"),
+        (lambda m, o: m.__setitem__(2, nn.Tanh()), "Sequential"),
+        (lambda m, o: m[0].register_forward_hook(lambda *_: None), "Linear"),
+        (lambda m, o: m[0].requires_grad_(False), r"shape \(4, 3\) has other hooks, or requires_grad=False"),
+        (lambda m, o: m[4].bias.register_hook(lambda g: g * 2), r"shape \(2,\) has other hooks"),
+        (lambda m, o: o.param_groups[0].update(momentum=0.0), "SGD"),
+        (lambda m, o: o.param_groups[0].update(nesterov=True), "SGD"),
+        (lambda m, o: o.param_groups[0].update(weight_decay=0.1), "SGD"),
+        (lambda m, o: o.add_param_group({"params": [nn.Parameter(tw.ones(1))]}), "SGD"),
+    ],
+)
+def test_changes_that_need_a_new_trace(change, reason):
+    model, optimizer, program, _ = guarded()
+    assert program.guard.holds()
+    change(model, optimizer)
+    assert not program.guard.holds()
+    assert re.search(reason, program.guard.difference())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m, o: o.param_groups[0].update(lr=0.5, momentum=0.1),
+        lambda m, o: m[0].weight.data.zero_(),
+        lambda m, o: no_grad_zero(m[0].weight),
+        lambda m, o: m.load_state_dict({k: tw.ones_like(v) for k, v in m.state_dict().items()}),
+        lambda m, o: o.load_state_dict(o.state_dict()),
+        lambda m, o: m[1].reset_running_stats(),
+        lambda m, o: tw.manual_seed(5),
+        lambda m, o: m.zero_grad(),
+        lambda m, o: m.eval().train(),
+    ],
+)
+def test_changes_that_the_graph_follows(change):
+    results = []
+    for traced in (False, True):
+        model, optimizer, program, step = guarded()
+        x, y = classes(6, 1, 3, num_classes=2)[0]
+        change(model, optimizer)
+        assert program.guard.holds()
+        results.append(
+            ([(program(x, y) if traced else step()).item() for _ in range(3)], snapshot(model, optimizer))
+        )
+    assert results[0][0] == results[1][0]
+    assert_same(results[1][1], results[0][1])
