@@ -72,7 +72,8 @@ def main() -> None:
     tw.set_num_threads(options.threads)
     runners = ["torch", "twofold"] + (["twofold eager"] if options.eager else [])
     print(f"large matrix product: {peak_gflops():.0f} GFLOP/s")
-    print(f"{'train step':<14}" + "".join(f"{r + ' ms':>18}" for r in runners) + f"{'torch/twofold':>15}{'GFLOP/s':>9}{'first s':>9}")
+    columns = "".join(f"{r + ' ms':>18}" for r in runners)
+    print(f"{'train step':<14}{columns}{'torch/twofold':>15}{'GFLOP/s':>9}{'first s':>9}")
     for name in options.workloads or WORKLOADS:
         steps, first = prepare(name, runners)
         times = interleaved(steps, rounds=options.rounds, burst_s=0.1)

@@ -16,7 +16,7 @@ _warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"twofold(\.|
 
 from . import primitives as _primitives  # noqa: E402, F401  (fills the table)
 from .autodiff.functional import grad, value_and_grad  # noqa: E402, F401
-from .autodiff.handle import Tensor  # noqa: E402, F401
+from .autodiff.handle import Tensor  # noqa: E402
 from .compiler import cond, scan, while_loop  # noqa: E402, F401
 from .compiler import trace as _trace_function  # noqa: E402
 from .ir.dtypes import BY_NAME as _DTYPES  # noqa: E402

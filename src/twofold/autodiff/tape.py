@@ -73,7 +73,7 @@ class Node:
         self.edges = edges
         saved: list[Any] = []
         versions = []
-        for t, needed in zip(inputs, needs_x):
+        for t, needed in zip(inputs, needs_x):  # noqa: B905  (strict costs as much as the rest of the loop)
             if not isinstance(t, Tensor):
                 saved.append(t)
             elif needed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -95,7 +95,7 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _open_image(path: Path):  # noqa: ANN202
+def _open_image(path: Path) -> Any:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:

@@ -29,13 +29,14 @@ def examine() -> bool:
     print(f"CPU: {_cpu_name()}, {_num_cpus()} of {os.cpu_count()} CPUs usable, {tw.get_num_threads()} threads")
     print(f"CPU features: {' '.join(_cpu_features()) or 'unknown'}")
     print("\nRequired:")
-    ok = all([_show_package(name, required=True) for name in _CORE])
+    found = [_show_package(name, required=True) for name in _CORE]
     print("\nOptional:")
     for extra, packages in _EXTRAS.items():
         for name in packages:
             _show_package(name, extra=extra)
     print("\nChecks:")
-    return all([_check(name, fn) for name, fn in _CHECKS.items()]) and ok
+    passed = [_check(name, fn) for name, fn in _CHECKS.items()]
+    return all(found + passed)
 
 
 def _show_package(name: str, *, required: bool = False, extra: str = "") -> bool:

@@ -30,6 +30,5 @@ def probability_lines(probabilities: Sequence[float], classes: Sequence[str], to
     order = sorted(range(len(classes)), key=lambda i: -probabilities[i])[:top]
     lines = [f"It is {classes[order[0]]} ({probabilities[order[0]]:.1%})"]
     width = max(len(classes[i]) for i in order)
-    for i in order:
-        lines.append(f"  {classes[i]:>{width}}  {probabilities[i]:6.1%}  {'█' * round(30 * probabilities[i])}")
-    return lines
+    bars = {i: "█" * round(30 * probabilities[i]) for i in order}
+    return lines + [f"  {classes[i]:>{width}}  {probabilities[i]:6.1%}  {bars[i]}" for i in order]

@@ -21,7 +21,7 @@ class DType:
         kind: "bool", "uint", "int", "float" or "complex".
     """
 
-    __slots__ = ("name", "numpy", "itemsize", "kind", "is_floating_point", "is_complex", "is_signed")
+    __slots__ = ("is_complex", "is_floating_point", "is_signed", "itemsize", "kind", "name", "numpy")
 
     def __init__(self, name: str, numpy: Any, kind: str):
         self.name = name

@@ -86,7 +86,7 @@ def install_dispatch(bind: Callable[[Primitive, tuple[Any, ...], dict[str, Any]]
 class Rule:
     """A derivative rule with what it needs to have saved, read off its argument names."""
 
-    __slots__ = ("fn", "needs_y", "needs_x")
+    __slots__ = ("fn", "needs_x", "needs_y")
 
     def __init__(self, fn: Callable[..., Any], num_inputs: int):
         self.fn = fn
@@ -122,9 +122,25 @@ class Primitive:
     """
 
     __slots__ = (
-        "name", "type_rule", "numpy", "rules", "rule_all", "saves_all", "nondiff", "samples", "errors",
-        "dtypes", "torch", "checked_by_numpy", "multiple", "data_dependent", "holomorphic",
-        "view", "write", "needs", "__weakref__",
+        "__weakref__",
+        "checked_by_numpy",
+        "data_dependent",
+        "dtypes",
+        "errors",
+        "holomorphic",
+        "multiple",
+        "name",
+        "needs",
+        "nondiff",
+        "numpy",
+        "rule_all",
+        "rules",
+        "samples",
+        "saves_all",
+        "torch",
+        "type_rule",
+        "view",
+        "write",
     )  # fmt: skip
 
     def __init__(

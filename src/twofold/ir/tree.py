@@ -14,7 +14,7 @@ class Tree:
     ([1, 2, 3], {'a': 10, 'b': (20, 30)})
     """
 
-    __slots__ = ("kind", "keys", "children")
+    __slots__ = ("children", "keys", "kind")
 
     def __init__(self, kind: Any, keys: tuple[Any, ...], children: tuple[Tree, ...]):
         self.kind = kind  # None for a leaf, else the container's class

@@ -22,7 +22,7 @@ class TensorType:
     float32[2, 3]
     """
 
-    __slots__ = ("shape", "dtype")
+    __slots__ = ("dtype", "shape")
 
     def __init__(self, shape: Iterable[int], dtype: DType):
         self.shape: Shape = tuple(shape)

@@ -70,8 +70,10 @@ class Optimizer:
         self._warned = False
         groups = list(params)
         if not groups:
-            raise ValueError("the optimizer got an empty list of parameters: the model has no layers with parameters, or keeps them in "
-                "a plain list or dict, where they are not found (use nn.ModuleList or nn.ModuleDict)")
+            raise ValueError(
+                "the optimizer got an empty list of parameters: the model has no layers with parameters, or keeps "
+                "them in a plain list or dict, where they are not found (use nn.ModuleList or nn.ModuleDict)"
+            )
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
         for group in groups:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import (
+from . import (  # noqa: F401  (each module fills the table of functions)
     arithmetic,
     arranging,
     attributes,
@@ -23,6 +23,7 @@ from . import (
     linalg,
     movement,
     operators,
+    placing,
     printing,
     promotion,
     random,

@@ -1,5 +1,7 @@
 """The table of public functions: declared once, they become `tw.name`, `Tensor.name` and `Tensor.name_`.
 
+Declaring:
+
     @function(inplace=True)
     def exp(input): ...          # tw.exp(x), x.exp(), x.exp_(), and out=
 
@@ -129,7 +131,8 @@ def assign(target: Tensor, value: Tensor, op: str = "copy_") -> Tensor:
         have, want = order.index(value.dtype.kind), order.index(target.dtype.kind)
         if op != "copy_" and have > want and not (have == 2 and want == 1):
             raise DTypeError(
-                f"the result has dtype {value.dtype.name}, which can't be stored in a tensor of dtype {target.dtype.name}",
+                f"the result has dtype {value.dtype.name}, which can't be stored in a tensor of dtype "
+                f"{target.dtype.name}",
                 op=op,
                 hint="use the out-of-place form, or cast the tensor first",
             )
@@ -141,7 +144,8 @@ def assign(target: Tensor, value: Tensor, op: str = "copy_") -> Tensor:
             raise ShapeError(
                 f"a value of shape {value.shape} does not fit into a tensor of shape {target.shape}",
                 op=op,
-                hint="the sizes of the value must be equal or 1, counted from the last dimension; it can't be larger",
+                hint="the sizes of the value must be equal or 1, counted from the last dimension; "
+                "it can't be larger",
             )
         value = PRIMITIVES["expand"](value, shape=target.shape)
     elif kept and op == "copy_" and value.requires_grad:

@@ -17,7 +17,6 @@ from ..tensors.gradients import no_grad
 from .callbacks import Callback
 from .metrics import Mean, Metric
 
-
 _COMPILER = "twofold.compiler.compile"  # loads LLVM, so only where it is wanted
 
 

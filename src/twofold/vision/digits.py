@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff.handle import Tensor
-from ..data import DataLoader, Subset
+from ..data import DataLoader
 from ..ir.errors import TwofoldError
 from ..nn import CrossEntropyLoss, Module
 from ..optim import AdamW
