@@ -211,6 +211,21 @@ def test_element_wise_nodes_run_on_the_convolutions_tile():
     assert "conv_last add relu mul" in line and "gt" in line
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 9, 9), (2, 5, 4, 4), (20, 16, 4, 4)])
+def test_long_epilogues_loop_over_the_tile(shape):
+    rng = np.random.default_rng(0)
+
+    def fn(op, x, w, z):
+        y = op("conv", x, w, **POINT)
+        for _ in range(4):
+            y = op("mul", op("tanh", op("add", y, z)), op("sigmoid", y))
+        return y
+
+    z = floats(rng, shape[0], 40, *shape[2:])
+    program = check(fn, floats(rng, *shape), floats(rng, 40, shape[1], 3, 3), z)
+    assert "conv_last add tanh sigmoid" in program.kernels()
+
+
 def test_everything_between_convolutions_stays_channels_last():
     rng = np.random.default_rng(0)
     x, w, v = floats(rng, 2, 5, 8, 6), floats(rng, 7, 5, 3, 3), floats(rng, 4, 14, 3, 3)

@@ -413,11 +413,8 @@ class _Walk:
         )
         y = f.add(f.mul(row, self.rows.step), self.rows.start)
         x = f.add(f.mul(column, self.cols.step), self.cols.start)
-        origins = k.epilogue.origins(f, self.bases, (image, y, x, self.channel))
-        for i, (r, c) in enumerate(places):
-            for v, count in enumerate(self.counts):
-                shift = (0, r * self.rows.step, c * self.cols.step, v * k.lanes)
-                k.epilogue.finish(f, origins, shift, acc[i * len(self.counts) + v], k.lanes, count)
+        shifts = [(0, r * self.rows.step, c * self.cols.step) for r, c in places]
+        k.epilogue.finish_tile(f, self.bases, (image, y, x, self.channel), shifts, acc, self.counts, k.lanes)
 
 
 def _tap_offset(f: Function, taps: tuple[int, ...], i: Any, stride: int) -> Any:

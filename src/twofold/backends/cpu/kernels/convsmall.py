@@ -171,11 +171,8 @@ class SmallConvKernel(ConvKernel):
                 f.add(f.mul(j, cols.step), cols.start),
                 channel,
             )
-            origins = self.epilogue.origins(f, bases, place)
-            for m in range(images):
-                for v, count in enumerate(counts):
-                    value = acc[m * len(counts) + v]
-                    self.epilogue.finish(f, origins, (m, 0, 0, v * self.lanes), value, self.lanes, count)
+            shifts = [(m, 0, 0) for m in range(images)]
+            self.epilogue.finish_tile(f, bases, place, shifts, acc, counts, self.lanes)
 
         stop = f.min(f.add(row, self.band), rows.count)
         f.loop(row, stop, lambda i: f.loop(0, cols.count, lambda j: tile(i, j)) and None)

@@ -11,8 +11,12 @@ from ....ir.types import Shape
 from .. import registers
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer, View
+from ..vmath import MATH
 from .access import base, load, store
 from .scalars import NONE, Scalars
+
+_LIGHT = 10  # element-wise nodes that are written out for every vector of a tile
+_COSTLY = 6  # nodes that a transcendental function counts for
 
 Loop = tuple[Any, int, int]  # times, bytes that A advances, bytes that B advances
 
@@ -151,6 +155,42 @@ class Epilogue:
                 offset = f.add(offset, f.mul(i, s))
             out[value] = f.at(bases[view.buffer], f.mul(offset, view.dtype.itemsize))
         return out
+
+    def finish_tile(
+        self,
+        f: Function,
+        bases: dict[Buffer, Val],
+        index: Sequence[Any],
+        shifts: Sequence[tuple[int, int, int]],
+        acc: Sequence[Val],
+        counts: Sequence[int],
+        lanes: int,
+    ) -> None:
+        """Compute and store a tile, whose rows lie `shifts` away from `index`.
+
+        Long epilogues are a loop over the rows, so that their code stands once per vector.
+        """
+        step = shifts[1] if len(shifts) > 1 else (0, 0, 0)
+        even = all(s == tuple([i * d for d in step]) for i, s in enumerate(shifts))
+        if not even or sum(_COSTLY if n.prim.name in MATH else 1 for n in self.inside.values()) <= _LIGHT:
+            origins = self.origins(f, bases, index)
+            for r, shift in enumerate(shifts):
+                for v, count in enumerate(counts):
+                    self.finish(f, origins, (*shift, v * lanes), acc[r * len(counts) + v], lanes, count)
+            return
+        ty, size = vector("float", lanes), lanes * 4
+        tile = f.alloca(len(acc) * size)
+        for i, part in enumerate(acc):
+            f.store(part, f.at(tile, i * size), 4)
+
+        def row(r: Any) -> None:
+            here = [f.add(i, f.mul(r, d)) for i, d in zip(index, (*step, 0), strict=True)]
+            origins = self.origins(f, bases, here)
+            for v, count in enumerate(counts):
+                product = f.load(ty, f.at(tile, f.mul(f.add(f.mul(r, len(counts)), v), size)), 4)
+                self.finish(f, origins, (0, 0, 0, v * lanes), product, lanes, count)
+
+        f.loop(0, len(shifts), row)
 
     def finish(
         self, f: Function, origins: dict[Value, Val], shift: Sequence[int], product: Val, lanes: int, count: int
