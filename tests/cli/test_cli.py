@@ -79,9 +79,7 @@ def test_transparent_pictures_have_white_paper(trained, tmp_path):
     clear = Image.new("RGBA", grey.size, (0, 0, 0, 0))
     clear.putalpha(grey.point(lambda v: 255 - v))
     clear.save(tmp_path / "clear.png")
-    answers = [
-        twofold("predict", name, tmp_path / f, cwd=folder).stdout for f in ("grey.png", "clear.png")
-    ]
+    answers = [twofold("predict", name, tmp_path / f, cwd=folder).stdout for f in ("grey.png", "clear.png")]
     assert answers[0] == answers[1]
     assert "It is 0" in answers[0]
 

@@ -593,9 +593,7 @@ def test_second_derivative_of_a_read_and_a_write():
     b[torch.tensor([0, 1])] = b[torch.tensor([1, 2])] * a[0]
     (h,) = torch.autograd.grad((b * b).sum(), a, create_graph=True)
     np.testing.assert_allclose(g.detach().numpy(), h.detach().numpy())
-    np.testing.assert_allclose(
-        tw.autograd.grad(g.sum(), x)[0].numpy(), torch.autograd.grad(h.sum(), a)[0].numpy()
-    )
+    np.testing.assert_allclose(tw.autograd.grad(g.sum(), x)[0].numpy(), torch.autograd.grad(h.sum(), a)[0].numpy())
 
 
 def test_in_place_forms():

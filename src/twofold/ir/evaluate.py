@@ -60,9 +60,7 @@ def value_types(values: list[Any]) -> list[TensorType]:
             dtype = FROM_NUMPY.get(v.dtype, v.dtype)
             break
     return [
-        TensorType(v.shape, FROM_NUMPY.get(v.dtype, v.dtype))
-        if hasattr(v, "shape")
-        else TensorType((), dtype)  # type: ignore[arg-type]
+        TensorType(v.shape, FROM_NUMPY.get(v.dtype, v.dtype)) if hasattr(v, "shape") else TensorType((), dtype)  # type: ignore[arg-type]
         for v in values
     ]
 

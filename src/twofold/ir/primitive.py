@@ -96,9 +96,7 @@ class Rule:
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         if len(names) != num_inputs + 2:
-            raise GraphError(
-                f"a derivative rule takes g, y and {num_inputs} inputs, got ({', '.join(names)})"
-            )
+            raise GraphError(f"a derivative rule takes g, y and {num_inputs} inputs, got ({', '.join(names)})")
         self.needs_y = not names[1].startswith("_")
         self.needs_x = tuple(not name.startswith("_") for name in names[2:])
 
@@ -141,7 +139,7 @@ class Primitive:
         "type_rule",
         "view",
         "write",
-    )  # fmt: skip
+    )
 
     def __init__(
         self,

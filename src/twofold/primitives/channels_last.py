@@ -116,9 +116,7 @@ def _max_pool_type(x: TensorType, *, kernel: Shape, **params: Any) -> tuple[Tens
     return out, out.with_dtype(tap_dtype(kernel))
 
 
-def _max_pool(
-    x: Array, *, kernel: Shape, stride: Shape, padding: Pairs, dilation: Shape
-) -> tuple[Array, Array]:
+def _max_pool(x: Array, *, kernel: Shape, stride: Shape, padding: Pairs, dilation: Shape) -> tuple[Array, Array]:
     params: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
     values, indices = max_pool.numpy(np.ascontiguousarray(_first(x)), **params)
     size = x.shape[1:-1]

@@ -384,9 +384,7 @@ def _scatter_prod_derivative(x: Any, index: Any, src: Any, dim: int, include_sel
     return of_x, of_src
 
 
-def _share_extreme(
-    g: Any, y: Any, x: Any, index: Any, src: Any, dim: int, include_self: bool
-) -> tuple[Any, Any]:
+def _share_extreme(g: Any, y: Any, x: Any, index: Any, src: Any, dim: int, include_self: bool) -> tuple[Any, Any]:
     """The gradient of an extreme value, shared evenly among all that attain it."""
     from_x = cast(eq(x, y), dtype=g.dtype)
     if not include_self:
@@ -637,8 +635,8 @@ index_put = Primitive(
         ErrorSample((np.zeros(3), np.zeros(2), _i(0)), {"dims": (0,)}, ShapeError, "do not broadcast"),
         ErrorSample((np.zeros(3), np.zeros(1, bool), _i(0)), {"dims": (0,)}, DTypeError, "the values bool"),
     ),
-    torch=lambda torch, x, values, *indices, dims, accumulate: (
-        torch.ops.aten.index_put(x, _places_of_torch(x, indices, dims), values, accumulate)
+    torch=lambda torch, x, values, *indices, dims, accumulate: torch.ops.aten.index_put(
+        x, _places_of_torch(x, indices, dims), values, accumulate
     ),
 )
 

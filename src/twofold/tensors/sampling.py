@@ -77,9 +77,7 @@ def bernoulli(input: Tensor, p: float | None = None, *, generator: Generator | N
             _check(0 <= p <= 1, f"the probability p must be between 0 and 1, got {p}", "bernoulli")
             return E.cast(_below(p, input.shape, generator), dtype=input.dtype)
         _real(input.dtype, "bernoulli")
-        _check_values(
-            input, lambda v: (v >= 0) & (v <= 1), "probabilities must be between 0 and 1", "bernoulli"
-        )
+        _check_values(input, lambda v: (v >= 0) & (v <= 1), "probabilities must be between 0 and 1", "bernoulli")
         return E.cast(_below(input, input.shape, generator), dtype=input.dtype)
 
 
@@ -254,9 +252,7 @@ def _fill(self: Tensor, make: Callable[[DType], Tensor], op: str) -> Tensor:
 def uniform_(self: Tensor, from_: float = 0.0, to: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Fill with uniform numbers in [from_, to)."""
     _check(from_ <= to, f"the range from {from_} to {to} is empty", "uniform_")
-    return _fill(
-        self, lambda kind: draw_uniform(self.shape, kind, generator) * (to - from_) + from_, "uniform_"
-    )
+    return _fill(self, lambda kind: draw_uniform(self.shape, kind, generator) * (to - from_) + from_, "uniform_")
 
 
 @function(module=False)
@@ -295,9 +291,7 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
 def log_normal_(self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator: Generator | None = None) -> Tensor:
     """Fill with exp of normally distributed numbers; mean and std are those of the logarithm."""
     _check(std > 0, f"std must be positive, got {std}", "log_normal_")
-    return _fill(
-        self, lambda kind: E.exp(draw_normal(self.shape, kind, generator) * std + mean), "log_normal_"
-    )
+    return _fill(self, lambda kind: E.exp(draw_normal(self.shape, kind, generator) * std + mean), "log_normal_")
 
 
 @function(module=False)

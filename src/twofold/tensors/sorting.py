@@ -339,9 +339,7 @@ def unique(
     """
     array = _sortable(array_of(input, "unique", _UNIQUE_HINT))
     axis = None if dim is None else canonical_dim(dim, input.ndim, op="unique")
-    values, inverse, counts = np.unique(
-        array, return_inverse=True, return_counts=True, axis=axis, equal_nan=False
-    )
+    values, inverse, counts = np.unique(array, return_inverse=True, return_counts=True, axis=axis, equal_nan=False)
     inverse = inverse.reshape(array.shape if axis is None else -1)
     out = wrap(np.ascontiguousarray(values.astype(input.dtype.numpy, copy=False)))
     return _results(out, inverse if return_inverse else None, counts if return_counts else None)

@@ -81,7 +81,9 @@ class ProgressBar(Callback):
             self.progress.update(self.task, advance=1, text=_describe(metrics), speed=self._speed())
 
     def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
-        self.console.print(f"epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}  {_describe(record)}  {self._speed()}")
+        self.console.print(
+            f"epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}  {_describe(record)}  {self._speed()}"
+        )
 
     def on_fit_end(self, history: list[dict[str, float]]) -> None:
         self.progress.stop()

@@ -66,8 +66,9 @@ class Run:
             ) from None
         except (OSError, ValueError) as e:
             raise FileFormatError(f"{path} can't be read: {e}") from e
-        if not isinstance(info, dict) or info.get("format") != _FORMAT:
-            raise FileFormatError(f"{path} has format {info.get('format') if isinstance(info, dict) else None!r}, expected {_FORMAT}")
+        found = info.get("format") if isinstance(info, dict) else None
+        if found != _FORMAT:
+            raise FileFormatError(f"{path} has format {found!r}, expected {_FORMAT}")
         return info
 
     def state(self) -> dict[str, Any]:

@@ -100,7 +100,9 @@ class Trainer:
     def _train_epoch(self, train: DataLoader) -> dict[str, float]:
         self.model.train()
         if self._step is None:
-            self._step = importlib.import_module(_COMPILER).compile(self.train_step) if self.compile else self.train_step
+            self._step = (
+                importlib.import_module(_COMPILER).compile(self.train_step) if self.compile else self.train_step
+            )
         running = self._start_epoch()
         started = time.perf_counter()
         for inputs, targets in train:

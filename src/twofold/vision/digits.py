@@ -189,5 +189,10 @@ def _shifted(a: np.ndarray[Any, Any], by: int, axis: int) -> np.ndarray[Any, Any
 def _augment() -> transforms.Compose:
     """Small rotations and shifts: people draw crookedly."""
     return transforms.Compose(
-        [transforms.ToTensor(), transforms.RandomAffine(degrees=12, translate=(0.1, 0.1), scale=(0.8, 1.15), shear=12, interpolation="bilinear")]
+        [
+            transforms.ToTensor(),
+            transforms.RandomAffine(
+                degrees=12, translate=(0.1, 0.1), scale=(0.8, 1.15), shear=12, interpolation="bilinear"
+            ),
+        ]
     )
