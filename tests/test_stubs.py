@@ -106,7 +106,6 @@ def check(folder, text):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    pytest.importorskip("mypy")
     return tmp_path_factory.mktemp("types")
 
 
