@@ -26,7 +26,12 @@ def test_message(title, tmp_path, monkeypatch):
 def test_message_says_where_and_what_to_do(title):
     _, message = CASES[title]
     kind = message.partition(":")[0]
-    if kind in ("TypeError", "AttributeError", "ValueError"):  # Python's own, which say it in one sentence
+    if kind in (
+        "TypeError",
+        "AttributeError",
+        "ValueError",
+        "FileNotFoundError",
+    ):  # Python's own, which say it in one sentence
         assert re.search(r"; |: .*: | \(use", message)
     else:
         assert re.search(r"\n  at: train\.py:\d+: \S", message)
@@ -94,3 +99,8 @@ with ThreadPoolExecutor(1) as pool:
     )
     assert "layer: parts.encoder.layers.1 = Linear(in_features=5" in text
     assert "at: train.py:14: x = layer(x)" in text
+
+
+def test_lines_of_pythons_own_library_are_passed_over():
+    text = message_of("import copy\n\nx = tw.ones(2, requires_grad=True)\ncopy.deepcopy([{1: x * 2}])")
+    assert "at: train.py:10: copy.deepcopy([{1: x * 2}])" in text

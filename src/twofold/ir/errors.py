@@ -8,12 +8,14 @@ the message a user reads begins with the place in *their* program, not in ours.
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-_PACKAGE = str(Path(__file__).resolve().parent.parent)
+_PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
+_LIBRARY = str(Path(os.__file__).parent) + os.sep  # Python's own: copy, threading, ...
 
 
 class Location(NamedTuple):
@@ -34,12 +36,15 @@ class Location(NamedTuple):
 
 
 def user_location(depth: int = 1) -> Location | None:
-    """The innermost line of the calling stack that is outside the package, or None."""
+    """The innermost line of the calling stack that is outside the package and Python's library, or None."""
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
         code = frame.f_code
-        if not code.co_filename.startswith((_PACKAGE, "<frozen")):
-            return Location(code.co_filename, frame.f_lineno, code.co_name)
+        file = code.co_filename
+        if not file.startswith((_PACKAGE, "<frozen")) and (
+            not file.startswith(_LIBRARY) or "site-packages" in file
+        ):
+            return Location(file, frame.f_lineno, code.co_name)
         frame = frame.f_back
     return None
 

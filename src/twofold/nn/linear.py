@@ -9,6 +9,7 @@ from ..autodiff.handle import Tensor
 from ..ir.errors import DTypeError, ShapeError
 from . import functional as F
 from ._factory import empty_parameter
+from .functional._common import tensor_hint
 from .init import kaiming_uniform_, uniform_
 from .module import Module
 
@@ -16,9 +17,7 @@ from .module import Module
 def check_dtype(layer: str, input: Any, weight: Tensor) -> None:
     """Raises: DTypeError unless the input is a tensor of the weight's dtype."""
     if not isinstance(input, Tensor):
-        raise DTypeError(
-            f"expects a tensor, got {type(input).__name__}", op=layer, hint="make one first: twofold.tensor(...)"
-        )
+        raise DTypeError(f"expects a tensor, got {type(input).__name__}", op=layer, hint=tensor_hint(input))
     have, want = input.dtype, weight.dtype
     if have is not want:
         hint = f"convert the input with .to(twofold.{want.name})"

@@ -6,6 +6,7 @@ and tensors must fill the data exactly, without overlaps or gaps.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -50,6 +51,8 @@ def write_file(path: Path, entries: dict[str, Any], tensors: dict[str, Array], m
     header += b" " * (-(8 + len(header)) % _ALIGN)
     if len(header) > MAX_HEADER:
         raise DTypeError(f"the nesting takes {len(header)} bytes of header, the limit is {MAX_HEADER}", op="save")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder to save in; make it first", str(path.parent))
     temporary = path.parent / f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
     try:
         with open(temporary, "xb") as file:

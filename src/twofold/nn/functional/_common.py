@@ -81,12 +81,19 @@ def reduced(loss: Tensor, reduction: str, op: str = "loss") -> Tensor:
     return loss
 
 
+def tensor_hint(x: Any) -> str:
+    """What to do about `x`, which should have been a tensor."""
+    if isinstance(x, tuple) and x and isinstance(x[0], Tensor):
+        return "it holds tensors: recurrent layers and attention return (output, ...); take the first, x[0]"
+    if x is None:
+        return "does the layer before have a forward() without return?"
+    return "make one first: twofold.tensor(...)"
+
+
 def check_floating(x: Any, op: str) -> None:
     """Raises: DTypeError unless `x` is a floating (or complex) tensor."""
     if not isinstance(x, Tensor):
-        raise DTypeError(
-            f"expects a tensor, got {type(x).__name__}", op=op, hint="make one first: twofold.tensor(...)"
-        )
+        raise DTypeError(f"expects a tensor, got {type(x).__name__}", op=op, hint=tensor_hint(x))
     if not x.dtype.is_differentiable:
         raise DTypeError(
             f"expects floating values, got {x.dtype.name}", op=op, hint="convert the input with .float()"
