@@ -643,6 +643,17 @@ def diagonal(
 ) -> Tensor:
     """A view of the diagonals of the matrices in two dimensions, as the last dimension."""
 
+def diagonal_scatter(
+    input: Tensor,
+    src: Tensor,
+    offset: builtins.int = 0,
+    dim1: builtins.int = 0,
+    dim2: builtins.int = 1,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """A copy of `input` in which `diagonal(offset, dim1, dim2)` is `src`."""
+
 def diff(
     input: Tensor,
     n: builtins.int = 1,
@@ -979,6 +990,30 @@ def index_put(
     out: Tensor | None = None,
 ) -> Tensor:
     """`input` with `values` written to (or, with `accumulate`, added to) the places `indices`."""
+
+@overload
+def index_reduce(
+    input: Tensor,
+    dim: builtins.int,
+    index: Tensor,
+    source: Tensor,
+    reduce: str,
+    *,
+    include_self: builtins.bool = True,
+    out: Tensor | None = None,
+) -> Tensor:
+    """`input` with slices `source[..., i, ...]` reduced into its slices `index[i]` along `dim`."""
+@overload
+def index_reduce(
+    input: Tensor,
+    axis: builtins.int,
+    index: Tensor,
+    source: Tensor,
+    reduce: str,
+    *,
+    include_self: builtins.bool = True,
+    out: Tensor | None = None,
+) -> Tensor: ...
 
 @overload
 def index_select(input: Tensor, dim: builtins.int, index: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -1488,7 +1523,7 @@ def ones_like(input: Tensor, *, dtype: Any = None, out: Tensor | None = None, **
 def outer(input: Tensor, vec2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """All products of an element of one vector with one of the other."""
 
-def permute(input: Tensor, *dims: Any, out: Tensor | None = None) -> Tensor:
+def permute(input: Tensor, *args: Any, dims: Any = None, out: Tensor | None = None) -> Tensor:
     """A view with the dimensions in another order."""
 
 def poisson(input: Tensor, generator: Generator | None = None, *, out: Tensor | None = None) -> Tensor:
@@ -1531,6 +1566,16 @@ def prod(
 
 def promote_types(type1: Any, type2: Any) -> DType:
     """The smallest dtype that holds values of both, by PyTorch's rules."""
+
+def put(
+    input: Tensor,
+    index: Tensor,
+    source: Tensor,
+    accumulate: builtins.bool = False,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """`input`, seen as 1-d, with `source` written to (or, with `accumulate`, added to) the places `index`."""
 
 @overload
 def quantile(
@@ -1694,7 +1739,7 @@ def repeat_interleave(
     out: Tensor | None = None,
 ) -> Tensor: ...
 
-def reshape(input: Tensor, *shape: Any, out: Tensor | None = None) -> Tensor:
+def reshape(input: Tensor, *args: Any, shape: Any = None, out: Tensor | None = None) -> Tensor:
     """The same elements in another shape; a view where the memory allows, else a copy."""
 
 def resolve_conj(input: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -1839,6 +1884,26 @@ def select(input: Tensor, dim: builtins.int, index: builtins.int, *, out: Tensor
 @overload
 def select(input: Tensor, axis: builtins.int, index: builtins.int, *, out: Tensor | None = None) -> Tensor: ...
 
+@overload
+def select_scatter(
+    input: Tensor,
+    src: Tensor,
+    dim: builtins.int,
+    index: builtins.int,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """A copy of `input` in which `select(dim, index)` is `src`."""
+@overload
+def select_scatter(
+    input: Tensor,
+    src: Tensor,
+    axis: builtins.int,
+    index: builtins.int,
+    *,
+    out: Tensor | None = None,
+) -> Tensor: ...
+
 def set_printoptions(
     precision: builtins.int | None = None,
     threshold: builtins.float | None = None,
@@ -1872,6 +1937,30 @@ def sinc(input: Tensor, *, out: Tensor | None = None) -> Tensor:
 
 def sinh(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Hyperbolic sine."""
+
+@overload
+def slice_scatter(
+    input: Tensor,
+    src: Tensor,
+    dim: builtins.int = 0,
+    start: builtins.int | None = None,
+    end: builtins.int | None = None,
+    step: builtins.int = 1,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """A copy of `input` in which the slice `start:end:step` along `dim` is `src`."""
+@overload
+def slice_scatter(
+    input: Tensor,
+    src: Tensor,
+    axis: builtins.int = 0,
+    start: builtins.int | None = None,
+    end: builtins.int | None = None,
+    step: builtins.int = 1,
+    *,
+    out: Tensor | None = None,
+) -> Tensor: ...
 
 @overload
 def softmax(input: Tensor, dim: builtins.int, dtype: Any = None, *, out: Tensor | None = None) -> Tensor:
@@ -2181,6 +2270,9 @@ def true_divide(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
 def trunc(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Each element rounded towards zero."""
 
+def typename(obj: Any) -> str:
+    """The name of the type of `obj`; for a tensor the one that `type()` gives."""
+
 @overload
 def unbind(input: Tensor, dim: builtins.int = 0, *, out: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]:
     """Views of all slices along `dim`, without that dimension."""
@@ -2245,6 +2337,14 @@ def unique_consecutive(
     return_counts: builtins.bool = False,
     axis: builtins.int | None = None,
 ) -> Any: ...
+
+def unravel_index(
+    indices: Tensor,
+    shape: builtins.int | Sequence[builtins.int],
+    *,
+    out: Sequence[Tensor] | None = None,
+) -> tuple[Tensor, ...]:
+    """The coordinates, one tensor a dimension, of flat indices into a tensor of shape `shape`."""
 
 @overload
 def unsqueeze(input: Tensor, dim: builtins.int, *, out: Tensor | None = None) -> Tensor:

@@ -356,3 +356,54 @@ def test_subclasses():
     with pytest.raises(DTypeError, match="is no subclass of Tensor"):
         x.as_subclass(int)
     assert x.is_cpu and x.get_device() == -1 and x.is_same_size(y)
+
+
+# Beside NumPy -------------------------------------------------------------------------------------
+
+
+def test_products_with_arrays():
+    a, x = np.arange(6.0).reshape(2, 3), tw.tensor([1.0, 2.0, 3.0], dtype=tw.float64)
+    for product in (a @ x, tw.tensor(a) @ x.numpy()):
+        assert isinstance(product, tw.Tensor) and product.tolist() == [8.0, 26.0]
+    with pytest.raises(TypeError):
+        x @ [1.0, 2.0, 3.0]
+
+
+def test_numpy_functions_of_tensors_give_tensors_as_in_pytorch():
+    exp, added = np.exp(tw.tensor([0.0, 0.0])), np.add(tw.tensor([1.0]), np.ones(1))
+    assert isinstance(exp, tw.Tensor) and exp.dtype is tw.float32 and exp.tolist() == [1.0, 1.0]
+    assert isinstance(added, tw.Tensor) and added.dtype is tw.float64 and added.tolist() == [2.0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        np.float64(3), [np.float64(3)], [1, np.float64(3)], [[1.0], [np.float64(3)]], [1.0, np.float32(3)],
+        [np.int32(3)], [np.complex128(1)], np.float32(2),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_numpy_numbers_keep_their_dtype_as_in_pytorch(data):
+    assert tw.tensor(data).dtype.name == str(torch.tensor(data).dtype).removeprefix("torch.")
+
+
+# The class as a constructor -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [(), (3,), (2, 3), ([1, 2],), ((1.5, 2),), (np.arange(3),)], ids=str)
+def test_the_class_makes_tensors_as_in_pytorch(args):
+    ours, theirs = tw.Tensor(*args), torch.Tensor(*args)
+    assert ours.shape == tuple(theirs.shape) and ours.dtype is tw.float32
+    if args and not isinstance(args[0], int):
+        assert ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize("args", [(2.5,), ("abc",), ([1], [2]), (None,)], ids=str)
+def test_the_class_refuses_what_is_no_size_and_no_sequence(args):
+    with pytest.raises(tw.ir.errors.DTypeError, match="sizes or one sequence"):
+        tw.Tensor(*args)
+
+
+def test_typename():
+    assert tw.typename(tw.zeros(1)) == "twofold.FloatTensor"
+    assert tw.typename(3) == "builtins.int"

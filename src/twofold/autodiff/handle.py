@@ -22,12 +22,14 @@ An *alias* (`detach`) is a view without steps that has no derivative: `_attached
 
 from __future__ import annotations
 
+import operator
 import threading
 from typing import Any
 
 import numpy as np
 
-from ..ir.dtypes import FROM_NUMPY, DType, as_dtype
+from ..ir.dtypes import FROM_NUMPY, DType, as_dtype, get_default_dtype
+from ..ir.errors import DTypeError
 from ..ir.types import Shape, TensorType
 
 
@@ -102,15 +104,14 @@ class Tensor:
 
     __array_priority__: int = 1000  # NumPy's operators give way to ours
 
-    def __init__(self, data: Any = None, *, dtype: Any = None, requires_grad: bool = False):
-        if isinstance(data, Tensor):
-            self._value = data._value
-            self._storage = storage_of(data)
-            self._base, self._attached = data, False
+    def __init__(self, *data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False):
+        """As PyTorch's class: of `(2, 3)` sizes, or of one sequence, array or tensor; of the default dtype."""
+        if len(data) == 1 and isinstance(data[0], Tensor):
+            self._value = data[0]._value
+            self._storage = storage_of(data[0])
+            self._base, self._attached = data[0], False
         else:
-            array = np.array(data, dtype=None if dtype is None else as_dtype(dtype).numpy)
-            as_dtype(array.dtype)
-            self._value = array
+            self._value = _constructed(data, dtype)
         if requires_grad:
             self.requires_grad = True
 
@@ -151,6 +152,20 @@ class Tensor:
     @property
     def _version(self) -> int:
         return self._storage.version if self._storage is not None else 0
+
+
+def _constructed(data: tuple[Any, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """The array of `Tensor(*data)`."""
+    kind = (get_default_dtype() if dtype is None else as_dtype(dtype)).numpy
+    if all(hasattr(n, "__index__") and not isinstance(n, np.ndarray) for n in data) and dtype is None:
+        return np.zeros([operator.index(n) for n in data] or [0], kind)
+    if len(data) != 1 or (dtype is None and not np.ndim(data[0])):
+        raise DTypeError(
+            f"expected sizes or one sequence of numbers, got {', '.join(type(x).__name__ for x in data)}",
+            op="Tensor",
+            hint="use twofold.tensor(data), which also takes single numbers and infers the dtype",
+        )
+    return np.array(data[0], dtype=kind)
 
 
 # What may stand beside a tensor in an operation.

@@ -72,7 +72,14 @@ class Tensor:
     _retains_grad: builtins.bool
     _earlier: tuple[tuple[builtins.int, Tensor], ...]
     __array_priority__: builtins.int
-    def __init__(self, data: Any = None, *, dtype: Any = None, requires_grad: builtins.bool = False) -> None: ...
+    def __init__(
+        self,
+        *data: Any,
+        dtype: Any = None,
+        device: Any = None,
+        requires_grad: builtins.bool = False,
+    ) -> None:
+        """As PyTorch's class: of `(2, 3)` sizes, or of one sequence, array or tensor; of the default dtype."""
     @property
     def grad(self) -> Tensor | None:
         """The gradient that `backward()` accumulated, or None."""
@@ -102,6 +109,7 @@ class Tensor:
     def __add__(self, other: Operand) -> Tensor: ...
     def __and__(self, other: Operand) -> Tensor: ...
     def __array__(self, dtype: Any = None, copy: builtins.bool | None = None) -> Array: ...
+    def __array_wrap__(self, array: Array, context: Any = None, return_scalar: builtins.bool = False) -> Tensor: ...
     def __bool__(self) -> builtins.bool: ...
     def __complex__(self) -> complex: ...
     def __contains__(self, element: Any) -> builtins.bool: ...
@@ -621,6 +629,16 @@ class Tensor:
         out: Tensor | None = None,
     ) -> Tensor:
         """A view of the diagonals of the matrices in two dimensions, as the last dimension."""
+    def diagonal_scatter(
+        self,
+        src: Tensor,
+        offset: builtins.int = 0,
+        dim1: builtins.int = 0,
+        dim2: builtins.int = 1,
+        *,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """A copy of `input` in which `diagonal(offset, dim1, dim2)` is `src`."""
     def diff(
         self,
         n: builtins.int = 1,
@@ -672,7 +690,7 @@ class Tensor:
         """2 to the power of each element."""
     def exp2_(self) -> Self: ...
     def exp_(self) -> Self: ...
-    def expand(self, *size: Any) -> Tensor:
+    def expand(self, *args: Any, size: Any = None, implicit: builtins.bool = False) -> Tensor:
         """A view in which dimensions of size 1 are repeated; -1 keeps a size."""
     def expand_as(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
         """`input.expand(other.shape)`."""
@@ -851,6 +869,38 @@ class Tensor:
     ) -> Tensor:
         """`input` with `values` written to (or, with `accumulate`, added to) the places `indices`."""
     def index_put_(self, indices: Sequence[Any], values: Tensor, accumulate: builtins.bool = False) -> Self: ...
+    @overload
+    def index_reduce(
+        self,
+        dim: builtins.int,
+        index: Tensor,
+        source: Tensor,
+        reduce: str,
+        *,
+        include_self: builtins.bool = True,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """`input` with slices `source[..., i, ...]` reduced into its slices `index[i]` along `dim`."""
+    @overload
+    def index_reduce(
+        self,
+        axis: builtins.int,
+        index: Tensor,
+        source: Tensor,
+        reduce: str,
+        *,
+        include_self: builtins.bool = True,
+        out: Tensor | None = None,
+    ) -> Tensor: ...
+    def index_reduce_(
+        self,
+        dim: builtins.int,
+        index: Tensor,
+        source: Tensor,
+        reduce: str,
+        *,
+        include_self: builtins.bool = True,
+    ) -> Self: ...
     @overload
     def index_select(self, dim: builtins.int, index: Tensor, *, out: Tensor | None = None) -> Tensor:
         """The slices of `input` along `dim` that the 1-d `index` lists."""
@@ -1295,7 +1345,7 @@ class Tensor:
         """The NumPy array on the same memory: a change to one is a change to the other."""
     def outer(self, vec2: Tensor, *, out: Tensor | None = None) -> Tensor:
         """All products of an element of one vector with one of the other."""
-    def permute(self, *dims: Any, out: Tensor | None = None) -> Tensor:
+    def permute(self, *args: Any, dims: Any = None, out: Tensor | None = None) -> Tensor:
         """A view with the dimensions in another order."""
     def pin_memory(self) -> Tensor:
         """The tensor itself: there is no accelerator to copy to."""
@@ -1328,6 +1378,16 @@ class Tensor:
         dtype: Any = None,
         out: Tensor | None = None,
     ) -> Tensor: ...
+    def put(
+        self,
+        index: Tensor,
+        source: Tensor,
+        accumulate: builtins.bool = False,
+        *,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """`input`, seen as 1-d, with `source` written to (or, with `accumulate`, added to) the places `index`."""
+    def put_(self, index: Tensor, source: Tensor, accumulate: builtins.bool = False) -> Self: ...
     @overload
     def quantile(
         self,
@@ -1411,7 +1471,7 @@ class Tensor:
     ) -> Tensor: ...
     def requires_grad_(self, requires_grad: builtins.bool = True) -> Self:
         """Set whether operations on this leaf are recorded; returns it."""
-    def reshape(self, *shape: Any, out: Tensor | None = None) -> Tensor:
+    def reshape(self, *args: Any, shape: Any = None, out: Tensor | None = None) -> Tensor:
         """The same elements in another shape; a view where the memory allows, else a copy."""
     def reshape_as(self, other: Tensor) -> Tensor:
         """`input.reshape(other.shape)`."""
@@ -1548,6 +1608,25 @@ class Tensor:
         """The slice number `index` along `dim`, as a view without that dimension."""
     @overload
     def select(self, axis: builtins.int, index: builtins.int, *, out: Tensor | None = None) -> Tensor: ...
+    @overload
+    def select_scatter(
+        self,
+        src: Tensor,
+        dim: builtins.int,
+        index: builtins.int,
+        *,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """A copy of `input` in which `select(dim, index)` is `src`."""
+    @overload
+    def select_scatter(
+        self,
+        src: Tensor,
+        axis: builtins.int,
+        index: builtins.int,
+        *,
+        out: Tensor | None = None,
+    ) -> Tensor: ...
     def sgn(self, *, out: Tensor | None = None) -> Tensor:
         """The sign of each element; of a complex one its direction, `x / |x|`, and 0 at 0."""
     def sgn_(self) -> Self: ...
@@ -1575,6 +1654,29 @@ class Tensor:
         """The shape, or the size of one dimension."""
     @overload
     def size(self, dim: builtins.int) -> builtins.int: ...
+    @overload
+    def slice_scatter(
+        self,
+        src: Tensor,
+        dim: builtins.int = 0,
+        start: builtins.int | None = None,
+        end: builtins.int | None = None,
+        step: builtins.int = 1,
+        *,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """A copy of `input` in which the slice `start:end:step` along `dim` is `src`."""
+    @overload
+    def slice_scatter(
+        self,
+        src: Tensor,
+        axis: builtins.int = 0,
+        start: builtins.int | None = None,
+        end: builtins.int | None = None,
+        step: builtins.int = 1,
+        *,
+        out: Tensor | None = None,
+    ) -> Tensor: ...
     @overload
     def softmax(self, dim: builtins.int, dtype: Any = None, *, out: Tensor | None = None) -> Tensor:
         """Exponentials of `input`, scaled to sum to one along `dim`."""
@@ -1957,7 +2059,7 @@ class Tensor:
     ) -> tuple[Tensor, Tensor]: ...
     def vdot(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
         """The inner product of two vectors: the first is conjugated."""
-    def view(self, *shape: Any) -> Tensor:
+    def view(self, *shape: Any, size: Any = None, dtype: DType | None = None) -> Tensor:
         """A view in another shape: never a copy. Or the same bits with another dtype."""
     def view_as(self, other: Tensor) -> Tensor:
         """`input.view(other.shape)`."""
@@ -1977,6 +2079,9 @@ class Tensor:
     def xlogy_(self, other: Any) -> Self: ...
     def zero_(self) -> Self:
         """Set every element to zero."""
+
+def _constructed(data: tuple[Any, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """The array of `Tensor(*data)`."""
 
 Operand = Tensor | bool | int | float | complex | np.generic | np.ndarray[Any, Any]
 

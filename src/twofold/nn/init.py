@@ -270,7 +270,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
         q, r = np.linalg.qr(values.T if rows < columns else values)
         q = q * np.where(np.diag(r) < 0, -1.0, 1.0)
         q = (q.T if rows < columns else q) * gain
-        return assign(tensor, Tensor(np.ascontiguousarray(q).reshape(tensor.shape)))
+        return assign(tensor, Tensor(q.reshape(tensor.shape), dtype=float64))
 
 
 def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any = None) -> Tensor:

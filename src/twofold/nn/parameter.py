@@ -26,7 +26,7 @@ class Parameter(Tensor):
             super().__init__([], dtype="float32")
         else:
             if not isinstance(data, Tensor):
-                data = Tensor(data)
+                data = Tensor(data, dtype=getattr(data, "dtype", None))
             take_data(self, data)
         if requires_grad:
             if not self.dtype.is_differentiable:

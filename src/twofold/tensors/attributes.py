@@ -133,6 +133,20 @@ def is_tensor(obj: Any) -> builtins.bool:
     return isinstance(obj, Tensor)
 
 
+@function(method=False)
+def typename(obj: Any) -> str:
+    """The name of the type of `obj`; for a tensor the one that `type()` gives.
+
+    >>> import twofold as tw
+    >>> tw.typename(tw.zeros(1)), tw.typename("a")
+    ('twofold.FloatTensor', 'builtins.str')
+    """
+    if isinstance(obj, Tensor):
+        return type(obj)
+    kind = obj if isinstance(obj, builtins.type) else obj.__class__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 @function
 def is_nonzero(input: Tensor) -> builtins.bool:
     """Whether the only element is not zero.

@@ -101,10 +101,10 @@ class _Nested:
             self.plain = False
             shape = x.shape
             self._meet(x.dtype if isinstance(x, Tensor) else as_dtype(x.dtype))
+        elif isinstance(x, np.generic):  # before float: np.float64 is one, too
+            self._meet(as_dtype(x.dtype))
         elif isinstance(x, (bool, int, float, complex)):
             self._meet(scalar_dtype(x))
-        elif isinstance(x, np.generic):
-            self._meet(as_dtype(x.dtype))
         else:
             raise DTypeError(
                 f"data{path} is a {builtins.type(x).__name__}, which can't be an element of a tensor",
@@ -143,7 +143,7 @@ def _filled(data: Any, dtype: DType) -> Array:
 
 def _array_from(data: Any, dtype: DType | None) -> Array:
     """A new array with the data and PyTorch's choice of dtype."""
-    if isinstance(data, np.generic) and not isinstance(data, (float, complex)):
+    if isinstance(data, np.generic):
         data = np.asarray(data)
     if isinstance(data, (bool, int, float, complex)):
         return _filled(data, dtype or scalar_dtype(data))

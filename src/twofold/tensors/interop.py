@@ -244,6 +244,11 @@ def _array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Array:
     return np.array(array, dtype=dtype, copy=copy)
 
 
+@function(name="__array_wrap__", module=False)
+def _array_wrap(self: Tensor, array: Array, context: Any = None, return_scalar: bool = False) -> Tensor:
+    return wrap(np.asarray(array))
+
+
 @function(method=False)
 def from_numpy(ndarray: Array) -> Tensor:
     """A tensor on the memory of a NumPy array: a change to one is a change to the other.

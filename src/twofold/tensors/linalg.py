@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import int64
 from ..ir.errors import DTypeError, ShapeError
@@ -16,7 +18,7 @@ from ..primitives import movement as P
 from ..primitives import reduce as R
 from ..primitives import strided as S
 from ._registry import function
-from .promotion import matched, tensor_operand
+from .promotion import matched, operand, tensor_operand
 
 
 def one_dtype(op: str, *tensors: Tensor) -> None:
@@ -91,8 +93,14 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     return _matmul(input, other, "matmul")
 
 
-function(lambda a, b: _matmul(a, b, "matmul"), name="__matmul__", module=False)
-function(lambda a, b: _matmul(b, a, "matmul"), name="__rmatmul__", module=False)
+@function(name="__matmul__", module=False)
+def _at(a: Tensor, b: Any) -> Any:
+    return _matmul(a, operand(b, "matmul"), "matmul") if isinstance(b, (Tensor, np.ndarray)) else NotImplemented
+
+
+@function(name="__rmatmul__", module=False)
+def _at_reflected(b: Tensor, a: Any) -> Any:
+    return _matmul(operand(a, "matmul"), b, "matmul") if isinstance(a, (Tensor, np.ndarray)) else NotImplemented
 
 
 @function

@@ -24,7 +24,7 @@ from ._shapes import infer, sizes
 
 
 @function
-def reshape(input: Tensor, *shape: Any) -> Tensor:
+def reshape(input: Tensor, *args: Any, shape: Any = None) -> Tensor:
     """The same elements in another shape; a view where the memory allows, else a copy.
 
     Shapes: one size may be -1, it follows from the others.
@@ -35,13 +35,14 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
     tensor([[0, 1, 2],
             [3, 4, 5]])
     """
-    if not shape:
+    given = args if shape is None else (shape,)
+    if not given:
         raise ShapeError("no shape was given", op="reshape")
-    return P.reshape(input, shape=infer(sizes(shape, "reshape"), input, "reshape"))
+    return P.reshape(input, shape=infer(sizes(given, "reshape"), input, "reshape"))
 
 
 @function(module=False)
-def view(input: Tensor, *shape: Any) -> Tensor:
+def view(input: Tensor, *shape: Any, size: Any = None, dtype: DType | None = None) -> Tensor:
     """A view in another shape: never a copy. Or the same bits with another dtype.
 
     Shapes: one size may be -1. `view(dtype)` reads the same bits as another type (this is a copy);
@@ -55,6 +56,8 @@ def view(input: Tensor, *shape: Any) -> Tensor:
     tensor([[1., 0.],
             [0., 0.]])
     """
+    if size is not None or dtype is not None:
+        shape = (size,) if dtype is None else (dtype,)
     if len(shape) == 1 and isinstance(shape[0], DType):
         return view_dtype(input, shape[0])
     out = P.reshape(input, shape=infer(sizes(shape, "view"), input, "view"))
@@ -170,7 +173,7 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 
 
 @function
-def permute(input: Tensor, *dims: Any) -> Tensor:
+def permute(input: Tensor, *args: Any, dims: Any = None) -> Tensor:
     """A view with the dimensions in another order.
 
     Raises: ShapeError unless `dims` names every dimension once.
@@ -179,7 +182,8 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
     >>> tw.zeros(2, 3, 4).permute(2, 0, 1).shape
     (4, 2, 3)
     """
-    order = _dims(dims, input.ndim, "permute") if input.ndim or (dims and dims != ((),)) else ()
+    given = args if dims is None else (dims,)
+    order = _dims(given, input.ndim, "permute") if input.ndim or (given and given != ((),)) else ()
     if len(order) != input.ndim:
         raise ShapeError(
             f"a tensor of shape {input.shape} has {input.ndim} dimensions, but the new order names {len(order)}",
@@ -281,7 +285,7 @@ _put(METHODS, "mH", property(lambda x: _adjoint(x, "mH"), doc="Conjugate of the 
 
 
 @function(module=False)
-def expand(input: Tensor, *size: Any) -> Tensor:
+def expand(input: Tensor, *args: Any, size: Any = None, implicit: bool = False) -> Tensor:
     """A view in which dimensions of size 1 are repeated; -1 keeps a size.
 
     Shapes: new dimensions may stand in front.
@@ -292,7 +296,7 @@ def expand(input: Tensor, *size: Any) -> Tensor:
     tensor([[1, 1, 1],
             [2, 2, 2]])
     """
-    return _expand(input, sizes(size, "expand"), "expand")
+    return _expand(input, sizes(args if size is None else (size,), "expand"), "expand")
 
 
 def _expand(input: Tensor, want: Shape, op: str) -> Tensor:
