@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from ..autodiff.bind import keep_overwritten, write
 from ..autodiff.handle import Tensor, mode
@@ -26,9 +26,32 @@ from ..ir.primitive import PRIMITIVES
 FUNCTIONS: dict[str, Callable[..., Any]] = {}  # name -> the function under `twofold.`
 METHODS: dict[str, Callable[..., Any]] = {}  # name -> the method of Tensor
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _NUMPY_NAMES = {"axis": "dim", "axes": "dim", "keepdims": "keepdim"}
 
 
+@overload
+def function(
+    *,
+    name: str | None = None,
+    aliases: tuple[str, ...] = (),
+    method: bool = True,
+    module: bool = True,
+    inplace: bool = False,
+    dims: bool = False,
+) -> Callable[[F], F]: ...
+@overload
+def function(
+    fn: F,
+    *,
+    name: str | None = None,
+    aliases: tuple[str, ...] = (),
+    method: bool = True,
+    module: bool = True,
+    inplace: bool = False,
+    dims: bool = False,
+) -> F: ...
 def function(
     fn: Callable[..., Any] | None = None,
     *,
