@@ -154,7 +154,7 @@ def test_the_python_of_the_readme_runs(path, tmp_path, monkeypatch):
         for block in code:  # later blocks go on with the names of earlier ones
             exec(compile(block, path, "exec"), names)
     assert names["loss"].item() < 2.25  # one pass over the digits: less than by guessing, 2.3
-    assert "conv" in str(names["traced"])
+    assert "conv" in str(names["program"].graph)
 
 
 def test_both_readmes_say_the_same():
