@@ -1,9 +1,9 @@
 """Recurrent layers: RNN, LSTM, GRU, and their cells.
 
 Note [Recurrence]
-The products of all inputs with the input weights are one matmul before the loop. The loop over
-time is a Python loop over what depends on the state. A traced program holds one copy of the step
-for every time.
+The products of all inputs with the input weights are one matmul. What depends on the state is one
+primitive for all times (`primitives/recurrent.py`), eagerly and traced. Only an LSTM with a projected
+state is a Python loop over time, of which a traced program holds one copy for every time.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..autodiff.handle import Tensor
 from ..ir.errors import ShapeError, TwofoldError
 from ..primitives import elementwise as E
 from ..primitives import movement as M
+from ..primitives import recurrent as R
 from . import functional as F
 from ._factory import empty_parameter
 from .init import uniform_
@@ -67,20 +68,41 @@ def gru_step(gates: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None) -> 
     return (n + z * (h - n),)
 
 
-def _scan(
-    x: Tensor, state: State, weights: tuple[Any, ...], step: Step, projection: Tensor | None, back: bool
-) -> Any:
+def _at(x: Tensor, t: int) -> Tensor:
+    """x[t] of (T, N, H)."""
+    _, n, width = x.shape
+    now = M.slice(x, start=(t, 0, 0), stop=(t + 1, n, width), step=(1, 1, 1))
+    return M.reshape(now, shape=(n, width))
+
+
+def _sequence(mode: str, x: Tensor, state: State, weights: tuple[Any, ...], back: bool) -> tuple[Tensor, State]:
     """One layer in one direction over (T, N, I): outputs (T, N, H) and the last state."""
     w_ih, w_hh, b_ih, b_hh = weights
-    times, n, _ = x.shape
+    last = 0 if back else x.shape[0] - 1
+    if mode == "GRU":
+        if b_hh is None:
+            b_hh = M.full(shape=(w_hh.shape[0],), value=0, dtype=w_hh.dtype)
+        ys, _ = R.gru(F.linear(x, w_ih, b_ih), *state, w_hh, b_hh, reverse=back)
+        return ys, (_at(ys, last),)
+    gates = F.linear(x, w_ih, None if b_ih is None else b_ih + b_hh)
+    if mode == "LSTM":
+        ys, cs, _ = R.lstm(gates, *state, w_hh, reverse=back)
+        return ys, (_at(ys, last), _at(cs, last))
+    ys = R.rnn(gates, *state, w_hh, nonlinearity="tanh" if mode == "RNN_TANH" else "relu", reverse=back)
+    return ys, (_at(ys, last),)
+
+
+def _projected(
+    x: Tensor, state: State, weights: tuple[Any, ...], projection: Tensor, back: bool
+) -> tuple[Tensor, State]:
+    """`_sequence` of an LSTM whose h is projected after each step."""
+    w_ih, w_hh, b_ih, b_hh = weights
+    times = x.shape[0]
     gates = F.linear(x, w_ih, b_ih)
-    width = gates.shape[2]
     outputs: list[Any] = [None] * times
     for t in reversed(range(times)) if back else range(times):
-        now = M.slice(gates, start=(t, 0, 0), stop=(t + 1, n, width), step=(1, 1, 1))
-        state = step(M.reshape(now, shape=(n, width)), state, w_hh, b_hh)
-        if projection is not None:
-            state = (F.linear(state[0], projection), *state[1:])
+        h, c = lstm_step(_at(gates, t), state, w_hh, b_hh)
+        state = (F.linear(h, projection), c)
         outputs[t] = M.reshape(state[0], shape=(1, *state[0].shape))
     return M.concat(*outputs, dim=0), state
 
@@ -88,13 +110,7 @@ def _scan(
 class RNNBase(Module):
     """Weights, checks and the loop over layers and directions."""
 
-    _steps: dict[str, Step] = {  # noqa: RUF012  (never changed)
-        "RNN_TANH": rnn_tanh_step,
-        "RNN_RELU": rnn_relu_step,
-        "LSTM": lstm_step,
-        "GRU": gru_step,
-    }
-    _gates = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}  # noqa: RUF012
+    _gates = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}  # noqa: RUF012  (never changed)
 
     def __init__(
         self,
@@ -209,13 +225,15 @@ class RNNBase(Module):
 
     def _run(self, x: Tensor, states: State) -> tuple[Tensor, State]:
         ends: list[State] = []
-        step = self._steps[self.mode]
         for layer in range(self.num_layers):
             outputs = []
             for back, suffix in enumerate(self._suffixes(layer)):
                 start = tuple(s[len(ends)] for s in states)
-                projection = self._parameters.get(f"weight_hr{suffix}")
-                y, end = _scan(x, start, self._weights(suffix), step, projection, bool(back))
+                weights, projection = self._weights(suffix), self._parameters.get(f"weight_hr{suffix}")
+                if projection is None:
+                    y, end = _sequence(self.mode, x, start, weights, bool(back))
+                else:
+                    y, end = _projected(x, start, weights, projection, bool(back))
                 outputs.append(y)
                 ends.append(end)
             x = outputs[0] if len(outputs) == 1 else M.concat(*outputs, dim=2)

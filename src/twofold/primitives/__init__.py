@@ -17,6 +17,7 @@ from . import (
     linalg,
     movement,
     random,
+    recurrent,
     reduce,
     sort,
     strided,
@@ -25,5 +26,5 @@ from . import (
 
 __all__ = [
     "PRIMITIVES", "channels_last", "control", "conv", "elementwise", "index", "linalg", "movement", "random",
-    "reduce", "sort", "strided", "window",
+    "recurrent", "reduce", "sort", "strided", "window",
 ]  # fmt: skip
