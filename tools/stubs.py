@@ -160,7 +160,7 @@ class Stub:
             if p.kind is p.KEYWORD_ONLY and not star:
                 out.append("*")
             star = star or p.kind in (p.KEYWORD_ONLY, p.VAR_POSITIONAL)
-            text = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "") + p.name
+            text = "*" * (1 if p.kind is p.VAR_POSITIONAL else 2 if p.kind is p.VAR_KEYWORD else 0) + p.name
             if p.annotation is not p.empty:
                 text += ": " + self.annotation(p.annotation, names)
             if p.default is not p.empty:
@@ -286,8 +286,13 @@ def package_stub() -> str:
         value = getattr(twofold, name)
         if isinstance(value, DType):
             values.append(f"{name}: DType")
+        elif value is None or isinstance(value, (float, str)):
+            values.append(f"{name}: {'None' if value is None else 'builtins.' + type(value).__name__}")
+        elif value is tuple:
+            values.append(f"{name} = {stub.need('Shape', HOMES['Shape'])}")
         elif inspect.ismodule(value):
-            exports.append(f"from . import {name} as {name}")
+            package, _, own = value.__name__.rpartition(".")
+            exports.append(f"from {package} import {own} as {name}")
         elif name != getattr(source(value), "__name__", name) and inspect.isclass(value):
             values.append(f"{name} = {stub.annotation(value.__name__, {value.__name__: value, '__name__': ''})}")
         elif inspect.isclass(value) or (name not in FUNCTIONS and name not in OVERLOADS):
@@ -337,7 +342,7 @@ def _member(node: ast.stmt, stub: Stub, indent: str) -> str:
         form = _parse(f"({ast.unparse(node.args)}) -> {ast.unparse(node.returns) if node.returns else None}")
         return "\n".join([*lines, stub.function(node.name, [form], names, doc, indent).rstrip()])
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-        return f'{indent}"""{node.value.value}"""'
+        return f'{indent}"""{node.value.value!s}"""'
     return ""
 
 

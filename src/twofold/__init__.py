@@ -9,6 +9,7 @@ tensor([2., 4.])
 
 import importlib as _importlib
 import warnings as _warnings
+from math import e, inf, nan, pi  # noqa: F401
 from typing import Any as _Any
 
 # Overflow and division by zero give inf and nan, as tensors do everywhere; NumPy would warn.
@@ -19,8 +20,21 @@ from .autodiff.functional import grad, value_and_grad  # noqa: E402, F401
 from .autodiff.handle import Tensor  # noqa: E402
 from .compiler import cond, scan, while_loop  # noqa: E402, F401
 from .compiler import trace as _trace_function  # noqa: E402
+from .ir import errors  # noqa: E402, F401
 from .ir.dtypes import BY_NAME as _DTYPES  # noqa: E402
 from .ir.dtypes import DType, get_default_dtype, set_default_dtype  # noqa: E402, F401
+from .ir.errors import (  # noqa: E402, F401
+    AutogradError,
+    DivisionByZeroError,
+    DTypeError,
+    FileFormatError,
+    GraphError,
+    OutOfBoundsError,
+    ShapeError,
+    TraceError,
+    TwofoldError,
+    TwofoldWarning,
+)
 from .tensors import FUNCTIONS as _FUNCTIONS  # noqa: E402
 from .tensors.random import Generator  # noqa: E402, F401
 
@@ -49,6 +63,12 @@ dtype = DType
 double, half, long, short = (_DTYPES[n] for n in ("float64", "float16", "int64", "int16"))
 float, int = _DTYPES["float32"], _DTYPES["int32"]
 cfloat, cdouble = _DTYPES["complex64"], _DTYPES["complex128"]
+Size = tuple  # what shapes are
+newaxis = None
+strided = "strided"
+# Accepted wherever PyTorch takes a memory format; tensors are in row order, and the compiler chooses layouts.
+contiguous_format, preserve_format = "contiguous_format", "preserve_format"
+channels_last, channels_last_3d = "channels_last", "channels_last_3d"
 
 _SUBMODULES = ("nn", "optim", "data", "vision", "train", "autograd", "cuda", "debug")
 _LATE = {  # these load LLVM, which takes a while: when they are first asked for

@@ -112,6 +112,7 @@ from .regression import (
     triplet_margin_with_distance_loss,
 )
 from .resize import channel_shuffle, interpolate, pixel_shuffle, pixel_unshuffle, upsample
+from .sampling import affine_grid, grid_sample
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -120,6 +121,7 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "affine_grid",
     "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
@@ -154,6 +156,7 @@ __all__ = [
     "gaussian_nll_loss",
     "gelu",
     "glu",
+    "grid_sample",
     "group_norm",
     "gumbel_softmax",
     "hardshrink",
