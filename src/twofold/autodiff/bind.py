@@ -193,7 +193,7 @@ def _check_overlap(t: Tensor, new: Tensor) -> None:
     while link is not None:
         for p, params in link._steps:
             if p.name == "as_strided":
-                p.write(link, new, **params)  # type: ignore[misc]
+                p.write(link, new, **params)
         link = link._base
 
 
@@ -241,7 +241,7 @@ def rebase_history(t: Tensor, new: Tensor) -> None:
     for i, (p, params) in enumerate(t._steps[:-1]):
         record(p, (levels[i],), params, (levels[i + 1],))
     for level, (p, params) in zip(reversed(levels), reversed(t._steps), strict=True):
-        q, inputs, q_params = p.write(level, new, **params)  # type: ignore[misc]
+        q, inputs, q_params = p.write(level, new, **params)
         out = wrap(level._value)
         record(q, inputs, q_params, (out,))
         new = out

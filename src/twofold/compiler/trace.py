@@ -169,7 +169,7 @@ class Tracer:
             for p, params in t._steps[:-1]:
                 levels.append(self._add(p, (levels[-1],), params))
             for level, (p, params) in zip(reversed(levels), reversed(t._steps), strict=True):
-                value = self._add(*p.write(level, value, **params))  # type: ignore[misc]
+                value = self._add(*p.write(level, value, **params))
             self._write_value(base, value)
             if isinstance(base._value, Value) and base._value.graph is self.graph and base._base is not None:
                 base._value, base._value_version = value, storage_of(base).version + 1

@@ -176,7 +176,7 @@ class BatchSampler(Sampler):
         self.drop_last = drop_last
 
     @property
-    def generator(self) -> Any:  # type: ignore[override]
+    def generator(self) -> Any:
         """The generator of the sampler inside."""
         return getattr(self.sampler, "generator", None)
 

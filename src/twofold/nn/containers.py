@@ -229,7 +229,7 @@ class ModuleDict(Module):
     def update(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]]) -> None:
         """Add all modules of a mapping or of pairs; existing names are replaced."""
         pairs = modules.items() if hasattr(modules, "items") else modules
-        for key, module in pairs:  # type: ignore[union-attr]
+        for key, module in pairs:
             self[key] = module
 
 

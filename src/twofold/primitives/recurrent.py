@@ -162,7 +162,7 @@ def _rnn_grad(g: Array, y: Array, w: Array, *, nonlinearity: str, reverse: bool)
 
 
 def _lstm(x: Array, h0: Array, c0: Array, w: Array, *, reverse: bool) -> tuple[Array, Array, Array]:
-    steps, n, k = len(x), *h0.shape
+    steps, (n, k) = len(x), h0.shape
     ys, cs = np.empty((steps, n, k), x.dtype), np.empty((steps, n, k), x.dtype)
     a, h, c = np.empty_like(x, order="C"), h0, c0
     for t in times(steps, reverse):
@@ -210,7 +210,7 @@ def _lstm_grad(
 
 
 def _gru(x: Array, h0: Array, w: Array, b: Array, *, reverse: bool) -> tuple[Array, Array]:
-    steps, n, k = len(x), *h0.shape
+    steps, (n, k) = len(x), h0.shape
     ys, a, h = np.empty((steps, n, k), x.dtype), np.empty((steps, n, 4 * k), x.dtype), h0
     for t in times(steps, reverse):
         product = h @ w.T

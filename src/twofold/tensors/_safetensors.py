@@ -124,7 +124,7 @@ def read_file(path: Any) -> tuple[dict[str, Array], dict[str, Any], dict[str, An
         for name, place in places:  # in the order of the file
             array = np.empty(place.shape, np.uint8 if place.dtype.name == "bool" else place.dtype.numpy)
             raw = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-            if file.readinto(raw) != len(raw):  # type: ignore[attr-defined]
+            if file.readinto(raw) != len(raw):
                 raise damaged(path, "became shorter while it was read")
             digest.update(raw)
             if place.dtype.name == "bool":

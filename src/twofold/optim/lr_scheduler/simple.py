@@ -26,7 +26,7 @@ class _Factor(LRScheduler):
         factor = self.factor()
         return [lr * factor for lr in self._lrs()]
 
-    def _get_closed_form_lr(self) -> list[Any]:  # type: ignore[override]
+    def _get_closed_form_lr(self) -> list[Any]:
         return [lr * self.whole_factor() for lr in self.base_lrs]
 
 

@@ -113,7 +113,7 @@ class SmallConvKernel(ConvKernel):
 
         def panel(p: Any) -> None:
             group, j = f.div(p, self.panels), f.rem(p, self.panels)
-            b = f.at(bases[self.packed], f.mul(p, self.panel_size * 4))  # type: ignore[index]
+            b = f.at(bases[self.packed], f.mul(p, self.panel_size * 4))
             a = f.at(scratch, f.mul(group, self.inputs * 4))
             channel = f.add(f.mul(group, self.outputs), f.mul(j, self.width))
 
