@@ -253,7 +253,8 @@ class Guard:
         """What has changed, in words."""
         for t, was_none in self.grads:
             if (t._grad is None) is not was_none:
-                return f"the .grad of a tensor of shape {t.shape} is {'set' if was_none else 'None'} now, and was not before"
+                state = "set" if was_none else "None"
+                return f"the .grad of a tensor of shape {t.shape} is {state} now, and was not before"
         for obj, before in self.objects:
             now = obj._settings()
             if now != before:

@@ -18,9 +18,7 @@ def _join(*xs: Any) -> Any:
     return concat(*xs, dim=2)
 
 
-def rnn_second(
-    g: Any, y: Any, gy: Any, ys: Any, w: Any, *, nonlinearity: str, reverse: bool
-) -> tuple[Any, ...]:
+def rnn_second(g: Any, y: Any, gy: Any, ys: Any, w: Any, *, nonlinearity: str, reverse: bool) -> tuple[Any, ...]:
     """d_t = (gy_t + d_{t+1} W) slope(y_t), dh0 = d_1 W."""
     (u, uh), d = g, y[0]
     dh = gy + after(matmul(d, w), reverse)

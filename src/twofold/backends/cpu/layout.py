@@ -154,7 +154,7 @@ def through_movement(node: Node, view: View) -> View | None:
         k = params["offset"]
         rest = [d for d in range(len(view.shape)) if d not in (a, b)]
         start = max(k, 0) * view.strides[b] + max(-k, 0) * view.strides[a]
-        strides = tuple(view.strides[d] for d in rest) + (view.strides[a] + view.strides[b],)
+        strides = (*(view.strides[d] for d in rest), view.strides[a] + view.strides[b])
         return View(view.buffer, out.shape, strides, view.offset + start)
     if name == "as_strided" and view.contiguous:
         return View(view.buffer, out.shape, params["strides"], view.offset + params["offset"])

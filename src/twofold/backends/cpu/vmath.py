@@ -160,7 +160,7 @@ def _in_double(fn: Callable[[Function, Val, bool], Val]) -> Callable[[Function, 
 
 def _pow(f: Function, x: Val, y: Val) -> Val:
     """exp(y log|x|), with the sign of an odd power; IEEE 754's special cases."""
-    e, lanes = element(x.ty)
+    e, _ = element(x.ty)
     exact = e == "double"
     a, b = (x, y) if exact else (f.convert("fpext", x, "double"), f.convert("fpext", y, "double"))
     ty = a.ty

@@ -21,7 +21,6 @@ from ..target import Target
 from .access import base, load, store
 from .scalars import NONE, Scalars
 
-
 _LIGHT = 6  # nodes of a group whose epilogue is written out for every vector of the tile
 
 
