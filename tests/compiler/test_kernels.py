@@ -63,6 +63,7 @@ SUMS = {
     "matmul", "conv", "conv_input_grad", "conv_weight_grad", "conv_last", "conv_last_input_grad",
     "conv_last_weight_grad",
     "sum", "sum_pool", "sum_pool_grad", "index_put", "scatter_add", "scatter_reduce", "cumsum",
+    "rnn", "rnn_grad", "lstm", "lstm_grad", "gru", "gru_grad",
 }  # fmt: skip
 
 # The sign of a zero result is not the same in NumPy's own loops for different dtypes.

@@ -14,7 +14,7 @@ from typing import Any
 
 from ....ir.graph import Node
 from ..step import Step
-from . import copying, indexing, random, running
+from . import copying, indexing, random, recurrent, running
 from .convolutions import lower_conv, lower_weight_grad
 from .window import lower_max_pool, lower_max_pool_grad, lower_sum_pool, lower_sum_pool_grad
 
@@ -29,6 +29,7 @@ LOWERINGS: dict[str, Callable[[Any, Node, str], list[Step] | None]] = {
     **copying.LOWERINGS,
     **indexing.LOWERINGS,
     **random.LOWERINGS,
+    **recurrent.LOWERINGS,
     **running.LOWERINGS,
 }
 
