@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import signal
+import struct
 import subprocess
 import sys
+import zlib
 
 import pytest
 from PIL import Image, ImageDraw
@@ -91,7 +94,11 @@ def test_transparent_pictures_have_white_paper(trained, tmp_path):
         (["evaluate", "nowhere"], "nowhere is not the directory of a run"),
         (["predict", "RUN", "missing.png"], "there is no file missing.png"),
         (["predict", "RUN", "broken.png"], "not a picture that can be read"),
+        (["predict", "RUN", "truncated.png"], "not a picture that can be read"),
+        (["predict", "RUN", "enormous.png"], "not a picture that can be read"),
+        (["predict", "RUN", "."], "not a picture that can be read"),
         (["predict", "RUN", "blank.png"], "the picture is blank"),
+        (["train", "digits", "--out", "broken.png/run"], "can't be made: Not a directory"),
         (["train", "digits", "--out", "RUN"], "exists already"),
     ],
 )
@@ -99,11 +106,39 @@ def test_mistakes_get_one_clear_message(trained, args, message):
     folder, name, _ = trained
     (folder / "broken.png").write_bytes(b"no picture")
     Image.new("L", (20, 20), 255).save(folder / "blank.png")
+    (folder / "truncated.png").write_bytes(draw("4", folder / "whole.png").read_bytes()[:200])
+    header = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (folder / "enormous.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
     done = twofold(*[name if a == "RUN" else a for a in args], cwd=folder)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("twofold: ")
+
+
+def test_white_strokes_on_nothing_are_read(trained, tmp_path):
+    folder, name, _ = trained
+    grey = Image.open(draw("0", tmp_path / "grey.png"))
+    light = Image.new("RGBA", grey.size, (255, 255, 255, 0))
+    light.putalpha(grey.point(lambda v: 255 - v))
+    light.save(tmp_path / "light.png")
+    done = twofold("predict", name, tmp_path / "light.png", cwd=folder)
+    assert "It is 0" in done.stdout, done.stderr
+
+
+def test_an_interrupted_training_says_so_and_leaves_nothing(tmp_path):
+    running = subprocess.Popen(
+        [sys.executable, "-c", "from twofold.cli import main; main()", "train", "digits", "--out", "run"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert running.stderr is not None and "epoch" in running.stderr.readline()
+    running.send_signal(signal.SIGINT)
+    rest = running.communicate(timeout=60)[1]
+    assert running.returncode == 130
+    assert rest.strip().endswith("twofold: stopped") and "Traceback" not in rest
+    assert not (tmp_path / "run").exists()
 
 
 def test_doctor_finds_everything_well(tmp_path):

@@ -103,10 +103,12 @@ def _open_image(path: Path) -> Any:
             "reading pictures needs Pillow", op="predict", hint="pip install 'twofold[vision]'"
         ) from None
     try:
-        return Image.open(path)
+        image = Image.open(path)
+        image.load()  # a truncated file is found out only here
+        return image
     except FileNotFoundError:
         raise TwofoldError(f"there is no file {path}", op="predict") from None
-    except (UnidentifiedImageError, OSError) as e:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as e:
         raise TwofoldError(f"{path} is not a picture that can be read: {e}", op="predict") from None
 
 
@@ -118,6 +120,7 @@ def main() -> None:
         e.location = None
         print(f"twofold: {e}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ntwofold: stopped", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as e:
+        if e.code == 130:  # typer's way to end at Ctrl-C, without a word
+            print("\ntwofold: stopped", file=sys.stderr)
+        raise

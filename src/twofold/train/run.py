@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..ir.errors import FileFormatError
+from ..ir.errors import FileFormatError, TwofoldError
 from ..tensors.saving import load, save
 
 _FORMAT = 1
@@ -29,7 +29,20 @@ class Run:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str] | None = None, *, prefix: str = "run") -> Run:
-        """Make a new directory: `path`, or `runs/<prefix>-<date>-<time>`. Never an existing one."""
+        """Make a new directory: `path`, or `runs/<prefix>-<date>-<time>`. Never an existing one.
+
+        Raises: TwofoldError when it can't be made.
+        """
+        try:
+            return cls._create(path, prefix)
+        except OSError as e:
+            raise TwofoldError(
+                f"the directory {e.filename} of the run can't be made: {e.strerror}",
+                hint="give the path of a new directory in a place where you may write",
+            ) from e
+
+    @classmethod
+    def _create(cls, path: str | os.PathLike[str] | None, prefix: str) -> Run:
         if path is not None:
             Path(path).mkdir(parents=True)
             return cls(path)
@@ -41,7 +54,7 @@ class Run:
                 return cls(candidate)
             except FileExistsError:
                 continue
-        raise FileExistsError(f"a thousand runs named {base} exist already")
+        raise FileExistsError(0, "a thousand runs of that name exist already", str(base))
 
     def save(self, info: dict[str, Any], state: dict[str, Any]) -> None:
         """Write the model's state, then the description; each replaces the old file at once."""

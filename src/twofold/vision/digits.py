@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -42,6 +43,21 @@ def train_digits(
 
     The model never sees the test split. The same arguments give the same weights.
     """
+    run = Run.create(out, prefix="digits")  # now, so that a wrong place is found before the work
+    try:
+        info, state, confusion = _trained(epochs, batch_size, lr, seed, callbacks)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a callback may have written there
+            run.path.rmdir()
+        raise
+    run.save(info, state)
+    return run, confusion
+
+
+def _trained(
+    epochs: int, batch_size: int, lr: float, seed: int, callbacks: Sequence[Callback] | None
+) -> tuple[dict[str, Any], dict[str, Any], ConfusionMatrix]:
+    """What there is to write about a training run, and its result."""
     manual_seed(seed)
     train_set = Digits(train=True, transform=_augment())
     model = SmallConvNet(image_size=_SIDE)
@@ -59,7 +75,6 @@ def train_digits(
     )
     history = trainer.fit(loader, epochs=epochs)
     confusion = evaluate_model(model)
-    run = Run.create(out, prefix="digits")
     info = {
         "task": "digits",
         "model": {"name": "SmallConvNet", "arguments": {"image_size": _SIDE}},
@@ -67,8 +82,7 @@ def train_digits(
         "training": {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed},
         "result": {"test_accuracy": confusion.value(), "train_loss": history[-1]["loss"] if history else None},
     }
-    run.save(info, model.state_dict())
-    return run, confusion
+    return info, model.state_dict(), confusion
 
 
 def evaluate_model(model: Module) -> ConfusionMatrix:
@@ -125,11 +139,13 @@ def picture_to_input(image: Any) -> Tensor:
 
 
 def _grey(image: Any) -> np.ndarray[Any, Any]:
-    """Brightness in [0, 1]; transparent pixels count as white paper."""
+    """Brightness in [0, 1]; transparent pixels count as white paper, or as black if nothing dark is drawn."""
     if hasattr(image, "convert"):
         rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
         alpha = rgba[..., 3]
-        return rgba[..., :3].mean(axis=-1) * alpha + (1 - alpha)
+        grey, visible = rgba[..., :3].mean(axis=-1), alpha > 0.5
+        only_light = not visible.all() and visible.any() and grey[visible].min() > 0.5
+        return grey * alpha + (1 - alpha) * (not only_light)
     array = np.asarray(image, np.float32)
     if array.ndim != 2:
         raise TwofoldError(f"a picture is a PIL image or an array (height, width), got shape {array.shape}")
