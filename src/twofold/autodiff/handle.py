@@ -196,3 +196,15 @@ def alias(t: Tensor) -> Tensor:
     out._base, out._attached = t, False
     out._value_version = t._value_version
     return out
+
+
+def unlinked(data: Tensor, t: Tensor) -> Tensor:
+    """`data`, or where it is a view of `t`, a handle on its memory alone: `t` can't become a view of itself."""
+    link: Tensor | None = data
+    while link is not None and link is not t:
+        link = link._base
+    if link is None:
+        return data
+    out = wrap(data._value)
+    out._storage = storage_of(data)
+    return out

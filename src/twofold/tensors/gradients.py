@@ -10,7 +10,7 @@ from typing import Any
 
 from ..autodiff.backward import run_backward
 from ..autodiff.bind import current_node, no_record, write
-from ..autodiff.handle import Settings, Tensor, alias, mode, storage_of
+from ..autodiff.handle import Settings, Tensor, alias, mode, storage_of, unlinked
 from ..ir.errors import AutogradError, DTypeError
 from ._registry import FUNCTIONS, METHODS, _put, function
 
@@ -215,6 +215,7 @@ def _set_data(self: Tensor, value: Tensor) -> None:
         with no_record():
             write(self, value)
         return
+    value = unlinked(value, self)
     self._value, self._storage = value._value, storage_of(value)
     self._base, self._attached = value, False
 

@@ -170,6 +170,8 @@ class _Grouper:
 
     def _put(self, node: Node, group: Group) -> None:
         group.nodes.append(node)
+        if group.kind == "rows" and is_reduction(node):
+            group.num_inner = _trailing(node.inputs[0].shape, node.params["dims"]) or 0
         self.of[node] = group
         for value in node.inputs:
             for source in self._sources(value):
@@ -221,12 +223,11 @@ class _Grouper:
             return is_elementwise(node) and out == group.shape and self._reads_in_place(node, group)
         if group.kind == "columns":
             first = group.nodes[0]
-            return is_reduction(node) and all(
-                a == b
-                for a, b in (
-                    (node.inputs[0].shape, first.inputs[0].shape),
-                    (node.params["dims"], first.params["dims"]),
-                )
+            return (
+                is_reduction(node)
+                and node.inputs[0].type == first.inputs[0].type
+                and node.params["dims"] == first.params["dims"]
+                and group not in self._sources(node.inputs[0])
             )
         if group.kind != "rows":
             return False
@@ -235,10 +236,7 @@ class _Grouper:
             inner = _trailing(shape, dims)
             if shape != group.shape or inner is None or group.num_inner not in (0, inner):
                 return False
-            if not self._reads_in_place(node, group):
-                return False
-            group.num_inner = inner
-            return True
+            return self._reads_in_place(node, group)
         rows = row_shape(group.shape, group.num_inner)
         flat = group.shape[: len(group.shape) - group.num_inner]
         if out != group.shape and not (group.num_inner and out in (rows, flat)):
@@ -253,9 +251,24 @@ class _Grouper:
         row, or dropping its dimensions of size 1, keeps the index.
         """
         for value in node.inputs:
-            if group in self._sources(value) and not keeps_index(value, group, self.views):
+            if group in self._sources(value):
+                flat = is_flat(value, group) and value.type.size > 1
+                if flat and not is_flat(node.outputs[0], group):
+                    return False  # it broadcasts along other dimensions than those of the rows
+                if not keeps_index(value, group, self.views):
+                    return False
+            elif not self._one_alignment(value, node, group):
                 return False
         return True
+
+    def _one_alignment(self, value: Value, node: Node, group: Group) -> bool:
+        """Whether all of the group's nodes read a value from outside in one way: per row, or as it broadcasts."""
+        if not group.num_inner or value.shape == group.shape or value.type.size == 1:
+            return True
+        per_row = is_flat(node.outputs[0], group)
+        return all(
+            is_flat(n.outputs[0], group) is per_row for n in group.nodes if value in n.inputs and not is_reduction(n)
+        )
 
     def _ordered(self) -> list[Group]:
         out: list[Group] = []
@@ -267,6 +280,11 @@ class _Grouper:
             out.append(ready)
             done |= 1 << ready.number
         return out
+
+
+def is_flat(value: Value, group: Group) -> bool:
+    """Whether a value of a "rows" group has one element per row, and the reduced dimensions are gone."""
+    return group.num_inner > 0 and len(value.shape) == len(group.shape) - group.num_inner
 
 
 def keeps_index(value: Value, group: Group, views: set[Node]) -> bool:

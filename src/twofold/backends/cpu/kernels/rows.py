@@ -22,7 +22,7 @@ from ....ir.dtypes import DType
 from ....ir.graph import Node, Value
 from .. import registers
 from ..emit import Function, Module, Val, vector
-from ..group import Group, row_shape
+from ..group import Group, is_flat
 from ..layout import View, merge
 from ..vmath import MATH
 from .access import base, load, store
@@ -64,20 +64,26 @@ class RowsKernel:
         self.shape, self.num_inner = group.shape, group.num_inner
         self._levels()
         self.views: dict[Value, View] = {}
+        per_row = {
+            v
+            for n in group.nodes
+            for v in n.inputs
+            if is_flat(n.outputs[0], group) and n.prim.name not in _REDUCE
+        }
         for value, view in sources.items():
-            self.views[value] = self._full(view)
+            self.views[value] = self._full(view, value in per_row)
         for value, view in outputs.items():
-            self.views[value] = self._full(view)
+            self.views[value] = self._full(view, is_flat(value, group))
         self._merge()
         self._plan_passes()
 
     # --- planning ---------------------------------------------------------------------------
 
-    def _full(self, view: View) -> View:
+    def _full(self, view: View, per_row: bool) -> View:
         """The view over the whole index space: a row's value repeats along the row."""
-        rows = row_shape(self.shape, self.num_inner)
-        if view.shape != self.shape and self.num_inner and view.shape == rows[: len(rows) - self.num_inner]:
-            view = View(view.buffer, rows, view.strides + (0,) * self.num_inner, view.offset)
+        if per_row:
+            rows = view.expanded(self.shape[: len(self.shape) - self.num_inner])
+            return View(view.buffer, self.shape, rows.strides + (0,) * self.num_inner, view.offset)
         return view.expanded(self.shape)
 
     def _is_row(self, value: Value) -> bool:
@@ -142,13 +148,14 @@ class RowsKernel:
             for p in range(last + 1)
         ]
         self.spilled: dict[Value, int] = {}  # value -> number of its scratch row
+        self.first: dict[Value, int] = {}  # full values: the first pass that computes it
         length = math.prod(self.space.inner)
         for p, (reduced, stored) in enumerate(self.passes):
             wanted = [self.resolve(n.inputs[0]) for n in reduced] + stored
             for value in self._needed(wanted, p):
-                if self.level[value] < p and value not in self.outputs and self._costly(value):
+                if self.first.setdefault(value, p) < p and value not in self.outputs and self._costly(value):
                     self.spilled.setdefault(value, len(self.spilled))
-        self.row_bytes = -(-length * 8 // 64) * 64
+        self.row_bytes = -(-length // self.lanes) * self.lanes * 8  # whole vectors are written
         self.scratch_bytes = len(self.spilled) * self.row_bytes
 
     def _needed(self, wanted: list[Value], p: int) -> list[Value]:
@@ -160,10 +167,16 @@ class RowsKernel:
             if value in seen or value not in self.inside or self._is_row(value):
                 continue
             seen[value] = None
-            if self.level[value] < p and (value in self.outputs or self._costly(value)):
+            if self.is_kept(value, p):
                 continue  # read back, not computed
             stack.extend(self.resolve(v) for v in self.inside[value].inputs)
         return list(seen)
+
+    def is_kept(self, value: Value, p: int) -> bool:
+        """Whether a pass before `p` has stored a full value, as a result or in the scratch memory."""
+        if value in self.outputs:
+            return self.level[value] < p
+        return self._costly(value) and self.first.get(value, p) < p
 
     def _costly(self, value: Value) -> bool:
         return self.inside[value].prim.name in MATH
@@ -302,7 +315,7 @@ class _Row:
                 self.splats[value] = self.f.splat(self._scalar(value), k.lanes)
 
     def _read_back(self, value: Value, p: int) -> bool:
-        return self.k.level[value] < p and (value in self.k.outputs or value in self.k.spilled)
+        return self.k.is_kept(value, p)
 
     def _vector(self, value: Value, p: int, index: tuple[Any, ...], count: int | None, memo: dict[Value, Val]) -> Val:
         """A full value at consecutive elements of the row."""
@@ -411,7 +424,7 @@ class _Row:
                 v = f.select(mask, v, reduce.start(f, dtype, lanes))
             out[number * ways + way] = reduce.add(f, dtype, out[number * ways + way], v)
         for value in k.spilled:
-            if value in memo and k.level[value] == p:
+            if value in memo and k.first[value] == p:
                 store(f, memo[value], self._scratch(value, index), value.dtype, lanes, None)
         return out
 
