@@ -104,7 +104,7 @@ class Lowering:
                 for value in node.inputs:
                     root = self._root(value)
                     if root.node is not None and self.of[root.node] is not group:
-                        if root.type.size == 1 and group.kind != "alone" and is_elementwise(node):
+                        if root.type.size == 1 and self._computes_scalars(group) and is_elementwise(node):
                             small.append((group, value, root))
                         else:
                             wanted.add(root)
@@ -124,6 +124,12 @@ class Lowering:
             if self._inline_scalar(root, wanted, nodes, group, 16):
                 aliases[value] = root
         return {v for v in wanted if v.node is not None}
+
+    def _computes_scalars(self, group: Group) -> bool:
+        """Whether a group will be one kernel; the reference reads its inputs from memory."""
+        if group.kind == "contract" and not is_convolution(group.nodes[0]):
+            return ContractKernel.supports(group, {})
+        return group.kind != "alone" and 0 not in group.shape
 
     def _inline_scalar(self, root: Value, wanted: set[Value], nodes: dict[Value, Node], group: Group, depth: int) -> bool:
         """Let a kernel compute a single number itself; False if it reads the number from memory."""

@@ -105,6 +105,8 @@ class Program:
             elif b.kind == "temp" and b.offset >= 0:
                 array = self._arena[b.offset : b.offset + b.nbytes].view(b.dtype.numpy)
                 address = base + b.offset
+            elif not b.size:
+                array = np.empty(0, b.dtype.numpy)  # no step makes what holds nothing
             self._arrays.append(array)
             addresses.append(address)
         native = [step for step in self.steps if step.kind != "numpy"]
