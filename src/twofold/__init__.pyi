@@ -1157,7 +1157,7 @@ def linspace(
 ) -> Tensor:
     """`steps` numbers at equal distances from `start` to `end`, both included."""
 
-def load(path: Any) -> Any:
+def load(path: Any, map_location: Any = None, *, weights_only: builtins.bool = True) -> Any:
     """Read what `save` wrote, or any safetensors file (as a dict of tensors)."""
 
 def log(input: Tensor, *, out: Tensor | None = None) -> Tensor:

@@ -128,14 +128,14 @@ def test_white_strokes_on_nothing_are_read(trained, tmp_path):
 
 
 def test_an_interrupted_training_says_so_and_leaves_nothing(tmp_path):
-    running = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", "from twofold.cli import main; main()", "train", "digits", "--out", "run"],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-    assert running.stderr is not None and "epoch" in running.stderr.readline()
-    running.send_signal(signal.SIGINT)
-    rest = running.communicate(timeout=60)[1]
+    ) as running:  # fmt: skip
+        assert running.stderr is not None and "epoch" in running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        rest = running.communicate(timeout=60)[1]
     assert running.returncode == 130
     assert rest.strip().endswith("twofold: stopped") and "Traceback" not in rest
     assert not (tmp_path / "run").exists()

@@ -249,3 +249,10 @@ def test_windows(name):
     for length, periodic in itertools.product((0, 1, 2, 5, 8), (True, False)):
         compare(name, (length, periodic), {"dtype": tw.float64})
         compare(name, (length, periodic), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["zeros", "ones_like", "new_empty"])
+def test_unknown_arguments_are_refused_by_the_functions_name(name):
+    call = getattr(tw.zeros(1), name) if name.startswith("new_") else getattr(tw, name)
+    with pytest.raises(TypeError, match=rf"^{name.split('_')[name.startswith('new_')]}\(\) got an unexpected"):
+        call(tw.zeros(2) if name.endswith("_like") else 2, foo=1)

@@ -332,3 +332,11 @@ def test_pickles_and_archives_are_refused_with_advice(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_ordinary_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         tw.load(tmp_path / "nothing")
+
+
+def test_load_takes_the_arguments_that_pytorch_programs_give(tmp_path):
+    tw.save({"a": tw.ones(2)}, tmp_path / "x")
+    for options in ({"map_location": "cpu"}, {"map_location": tw.device("cpu")}, {"weights_only": True}):
+        assert tw.load(tmp_path / "x", **options)["a"].tolist() == [1.0, 1.0]
+    with pytest.raises(tw.TwofoldError, match="computes on the CPU only"):
+        tw.load(tmp_path / "x", map_location="cuda:0")

@@ -59,6 +59,8 @@ def _constant(name: str, value: int, what: str, text: str) -> Callable[..., Tens
         shape, kind = sizes(size, name), _dtype(dtype)
         return made(lambda: movement.full(shape=shape, value=value, dtype=kind), device, requires_grad)
 
+    call.__name__ = call.__qualname__ = name  # in messages about arguments
+
     def with_size(*args: Any, size: Any = None, **kwargs: Any) -> Tensor:
         if not args and size is None:
             raise ShapeError("no size was given", op=name, hint=f"{name}(()) makes a 0-d tensor")

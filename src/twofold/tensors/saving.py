@@ -28,6 +28,7 @@ from ..ir.dtypes import BY_NAME, DType
 from ..ir.errors import DTypeError, FileFormatError, TwofoldError
 from ._registry import function
 from ._safetensors import CODES, damaged, entries_of, parse_json, raw_bytes, read_file, write_file
+from .device import check_device
 from .interop import numpy as _array_of
 
 _VERSION = 1
@@ -153,8 +154,12 @@ def save(obj: Any, path: Any) -> None:
 
 
 @function(method=False)
-def load(path: Any) -> Any:
+def load(path: Any, map_location: Any = None, *, weights_only: bool = True) -> Any:
     """Read what `save` wrote, or any safetensors file (as a dict of tensors).
+
+    Args:
+        map_location: the device for the tensors: the CPU.
+        weights_only: has no effect; there is nothing but data in a file.
 
     Raises: FileFormatError that says what is wrong with a truncated, damaged or foreign file;
         nothing in a file is ever executed.
@@ -165,6 +170,7 @@ def load(path: Any) -> Any:
     >>> tw.load(path)
     (1, 'two', None)
     """
+    check_device(map_location)
     arrays, entries, metadata, sha256 = read_file(path)
     if not any(key.startswith("twofold") for key in metadata):
         return {name: wrap(array) for name, array in arrays.items()}
