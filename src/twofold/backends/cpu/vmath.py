@@ -62,9 +62,27 @@ def _split(f: Function, x: Val) -> tuple[Val, Val]:
 
 
 def _exp(f: Function, x: Val, exact: bool) -> Val:
-    """Taylor's series on the reduced argument: degree 13 for float64, 7 for float32."""
+    """Taylor's series on the reduced argument: degree 13 for float64, 8 for float32."""
+    if not exact:
+        return _exp_of_float(f, x)
     n, r = _split(f, _clamp(f, x, -746.0, 710.0))
-    return _scale(f, _poly(f, r, [1 / math.factorial(k) for k in range(13 if exact else 8, -1, -1)]), n)
+    return _scale(f, _poly(f, r, [1 / math.factorial(k) for k in range(13, -1, -1)]), n)
+
+
+def _exp_of_float(f: Function, x: Val) -> Val:
+    """To ten digits, and where a float32 overflows or vanishes just far enough beyond.
+
+    Adding 3 * 2**51 rounds to a whole number n, which then stands in the lowest bits.
+    """
+    ty = x.ty
+    _, lanes = element(ty)
+    ity = vector("i64", lanes)
+    x, magic = _clamp(f, x, -150.0, 150.0), f.const(1.5 * 2.0**52, ty)
+    shifted = f.intrinsic("fma", [x, f.const(1 / _LN2, ty), magic])
+    r = f.intrinsic("fma", [f.op("fsub", shifted, magic), f.const(-_LN2, ty), x])
+    bits = f.op("shl", f.convert("bitcast", shifted, "i64"), f.const(52, ity))
+    power = f.convert("bitcast", f.op("add", bits, f.const(1023 << 52, ity)), "double")
+    return f.op("fmul", _poly(f, r, [1 / math.factorial(k) for k in range(8, -1, -1)]), power)
 
 
 def _expm1(f: Function, x: Val, exact: bool) -> Val:
@@ -116,10 +134,14 @@ def _log1p(f: Function, x: Val, exact: bool) -> Val:
 
 
 def _tanh(f: Function, x: Val, exact: bool) -> Val:
-    """expm1(2|x|) / (expm1(2|x|) + 2), with x's sign."""
-    e = _expm1(f, _clamp(f, f.op("fmul", _fabs(f, x), f.const(2.0, x.ty)), 0.0, 44.0), exact)
-    r = f.op("fdiv", e, f.op("fadd", e, f.const(2.0, x.ty)))
-    return f.intrinsic("copysign", [r, x])
+    """expm1(2|x|) / (expm1(2|x|) + 2), with x's sign; for float32 (exp(2x) - 1) / (exp(2x) + 1)."""
+    two = f.const(2.0, x.ty)
+    if not exact:  # near zero x is as near as a float32 can be, and keeps the sign of zero
+        one, e = f.const(1.0, x.ty), _exp(f, f.op("fmul", x, two), exact)
+        r = f.op("fdiv", f.op("fsub", e, one), f.op("fadd", e, one))
+        return f.select(f.fcmp("olt", _fabs(f, x), f.const(1e-4, x.ty)), x, r)
+    e = _expm1(f, _clamp(f, f.op("fmul", _fabs(f, x), two), 0.0, 44.0), exact)
+    return f.intrinsic("copysign", [f.op("fdiv", e, f.op("fadd", e, two)), x])
 
 
 def _sigmoid(f: Function, x: Val, exact: bool) -> Val:
