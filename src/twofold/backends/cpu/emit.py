@@ -34,7 +34,8 @@ class Module:
     use, so that equal layers have equal code.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hardware_halves: bool = True) -> None:
+        self.hardware_halves = hardware_halves  # whether the target converts float16 by an instruction
         self.shared: dict[str, str] = {}  # private functions that kernels call
         self.declarations: dict[str, str] = {}
         self.bodies: dict[str, str] = {}  # code of a kernel -> its symbol
@@ -226,7 +227,7 @@ class Function:
         ty = x.ty if x else (b.ty if isinstance(b, Val) else "i64")
         left = a.ref if isinstance(a, Val) else str(a)
         right = b.ref if isinstance(b, Val) else str(b)
-        e, lanes = element(ty)
+        _, lanes = element(ty)
         return self.value(f"icmp {op} {ty} {left}, {right}", vector("i1", lanes))
 
     # --- memory -------------------------------------------------------------------------------
@@ -264,9 +265,13 @@ class Function:
 
     def convert(self, op: str, a: Val, ty: str) -> Val:
         """sext, zext, trunc, fptosi, sitofp, fpext, fptrunc, bitcast ... to the element type `ty`."""
-        _, lanes = element(a.ty)
+        e, lanes = element(a.ty)
         target = vector(ty, lanes)
-        return a if target == a.ty else self.value(f"{op} {a} to {target}", target)
+        if target == a.ty:
+            return a
+        if op in ("fpext", "fptrunc") and (e in _HALVES or ty in _HALVES):
+            return _widen_half(self, a) if op == "fpext" else _narrow_to_half(self, a, ty)
+        return self.value(f"{op} {a} to {target}", target)
 
     def intrinsic(self, name: str, args: Sequence[Val], result: str | None = None) -> Val:
         """Call `llvm.<name>` overloaded on the first argument's type."""
@@ -358,3 +363,68 @@ class Function:
         body()
         self.emit(f"br label %{after}")
         self.start(after)
+
+
+# --- float16 and bfloat16 -------------------------------------------------------------------------
+
+# Note [Halves]
+# Processors without an instruction for float16 would call a library that need not be there; the
+# instruction for bfloat16 takes small numbers for zero. So both are converted by integers there.
+
+_HALVES = ("half", "bfloat")
+
+
+def _widen_half(f: Function, a: Val) -> Val:
+    """float16 or bfloat16 as float32, which holds all their values."""
+    e, lanes = element(a.ty)
+    if e == "half" and f.module.hardware_halves:
+        return f.value(f"fpext {a} to {vector('float', lanes)}", vector("float", lanes))
+    bits = f.convert("zext", f.convert("bitcast", a, "i16"), "i32")
+
+    def const(x: int) -> Val:
+        return f.const(x, bits.ty)
+
+    if e == "bfloat":
+        return f.convert("bitcast", f.op("shl", bits, const(16)), "float")
+    sign = f.op("shl", f.op("and", bits, const(0x8000)), const(16))
+    rest = f.op("and", bits, const(0x7FFF))
+    moved = f.op("shl", rest, const(13))
+    quiet = f.select(f.icmp("ugt", rest, const(0x7C00)), const(0x7FC00000), const(0x7F800000))
+    special = f.op("or", moved, quiet)
+    number = f.select(f.icmp("uge", rest, const(0x7C00)), special, f.op("add", moved, const(112 << 23)))
+    small = f.convert("uitofp", rest, "float")
+    small = f.convert("bitcast", f.op("fmul", small, f.const(2.0**-24, small.ty)), "i32")
+    number = f.select(f.icmp("ult", rest, const(0x400)), small, number)
+    return f.convert("bitcast", f.op("or", number, sign), "float")
+
+
+def _narrow_to_half(f: Function, a: Val, ty: str) -> Val:
+    """float32 rounded to the nearest float16 or bfloat16, ties to even; a NaN stays one, with its sign."""
+    _, lanes = element(a.ty)
+    if ty == "half" and f.module.hardware_halves:
+        return f.value(f"fptrunc {a} to {vector(ty, lanes)}", vector(ty, lanes))
+    bits = f.convert("bitcast", a, "i32")
+
+    def const(x: int) -> Val:
+        return f.const(x, bits.ty)
+
+    def rounded(x: Val, shift: int) -> Val:
+        """x / 2^shift to the nearest, ties to even."""
+        odd = f.op("and", f.op("lshr", x, const(shift)), const(1))
+        return f.op("lshr", f.op("add", f.op("add", x, const((1 << shift - 1) - 1)), odd), const(shift))
+
+    if ty == "bfloat":
+        nan = f.op("or", f.op("lshr", bits, const(16)), const(0x40))
+        out = f.select(f.fcmp("uno", a, a), nan, rounded(bits, 16))
+    else:
+        sign = f.op("and", f.op("lshr", bits, const(16)), const(0x8000))
+        size = f.op("and", bits, const(0x7FFFFFFF))
+        normal = rounded(f.op("sub", size, const(112 << 23)), 13)
+        half = f.convert("bitcast", const(126 << 23), "float")  # adding 0.5 leaves steps of 2^-24
+        small = f.op("fadd", f.convert("bitcast", size, "float"), half)
+        small = f.op("sub", f.convert("bitcast", small, "i32"), const(126 << 23))
+        nan = f.op("or", f.op("and", f.op("lshr", size, const(13)), const(0x3FF)), const(0x7E00))
+        large = f.select(f.fcmp("uno", a, a), nan, const(0x7C00))
+        out = f.select(f.icmp("ult", size, const(113 << 23)), small, normal)
+        out = f.op("or", f.select(f.icmp("uge", size, const(143 << 23)), large, out), sign)
+    return f.convert("bitcast", f.convert("trunc", out, "i16"), ty)

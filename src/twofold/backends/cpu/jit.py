@@ -21,16 +21,23 @@ from ...ir import config
 from .target import Target
 
 _MAGIC = b"TWOBJ01\n"
+_LLVM = ".".join(map(str, llvm.llvm_version_info))
 _lock = threading.Lock()
-_initialized = False
+_initialized: set[bool] = set()
 
 
-def _initialize() -> None:
-    global _initialized
-    if not _initialized:
+def _initialize(target: Target | None = None) -> None:
+    """Make LLVM's code generators known: this processor's, or all for another architecture's code."""
+    foreign = target is not None and not target.is_native
+    if foreign in _initialized:
+        return
+    if foreign:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+    else:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        _initialized = True
+    _initialized.add(foreign)
 
 
 class Library:
@@ -56,7 +63,14 @@ _loaded: dict[str, tuple[Library, int]] = {}  # text -> loaded kernel; equal ker
 
 
 def compile_kernels(texts: dict[str, str], target: Target) -> dict[str, tuple[Library, int]]:
-    """Load modules that hold one function `kernel` each; returns the library and the address of each."""
+    """Load modules that hold one function `kernel` each; returns the library and the address of each.
+
+    Code for another processor is compiled only.
+    """
+    if not target.runs_here:
+        for text in texts.values():
+            object_code(text, target)
+        return {}
     found = {}
     for symbol, text in texts.items():
         key = f"{target.cpu} {target.features}\n{text}"
@@ -74,7 +88,7 @@ def compile_text(text: str, target: Target) -> Library:
 
 def object_code(text: str, target: Target) -> bytes:
     """The object file of an IR module for a target."""
-    _initialize()
+    _initialize(target)
     path = _cache_path(text, target)
     data = _read(path)
     if data is None:
@@ -87,13 +101,13 @@ def object_code(text: str, target: Target) -> bytes:
 
 def assembly(text: str, target: Target) -> str:
     """The assembly of an IR module, for people."""
-    _initialize()
-    return _machine(target).emit_assembly(llvm.parse_assembly(text))
+    _initialize(target)
+    return str(_machine(target).emit_assembly(llvm.parse_assembly(text)))
 
 
 def _machine(target: Target) -> Any:
-    triple = llvm.Target.from_triple(llvm.get_process_triple())
-    return triple.create_target_machine(
+    triple = llvm.get_process_triple() if target.is_native else target.triple
+    return llvm.Target.from_triple(triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=1, reloc="pic", codemodel="jitdefault"
     )
 
@@ -103,7 +117,7 @@ def _cache_path(text: str, target: Target) -> Path | None:
     if folder is None:
         return None
     key = hashlib.sha256()
-    for part in (llvmlite.__version__, target.cpu, target.features, text):
+    for part in (llvmlite.__version__, _LLVM, target.cpu, target.features, target.triple, text):
         key.update(part.encode())
         key.update(b"\0")
     return folder / "objects" / f"{key.hexdigest()}.o"

@@ -33,7 +33,7 @@ class Lowering:
         self.views: dict[Value, View] = {}
         self.buffers: list[Buffer] = []
         self.steps: list[Step] = []
-        self.module = Module()
+        self.module = Module(target.half)
         self.scratch = 0
         self.checks = Checks(self.buffer("constant", int64, 1))
 

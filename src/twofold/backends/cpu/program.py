@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.errors import TwofoldError
 from ...ir.evaluate import evaluate, located
 from ...ir.graph import Graph, Node, Value
 from . import team as _team
@@ -41,10 +42,10 @@ class Program:
         lowering.run()
         self.views, self.steps, self.buffers = lowering.views, lowering.steps, lowering.buffers
         self.direct = lowering.direct
-        self.text = lowering.module.text()
+        self.texts = lowering.module.texts()
         lowered = time.perf_counter()
         self._kernels = lowering.module.kernels
-        self._code = compile_kernels(lowering.module.texts(), self.target)
+        self._code = compile_kernels(self.texts, self.target)
         self.seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
         self._checks = lowering.checks
         self._notes = memoryview(lowering.checks.notes)
@@ -57,9 +58,13 @@ class Program:
         """A line per kernel, in order; steps that call the NumPy reference say so."""
         return "\n".join(map(str, self.steps))
 
+    def ir(self) -> str:
+        """The kernels in LLVM's language, for people."""
+        return "\n".join(f"; {symbol}\n{text}" for symbol, text in self.texts.items())
+
     def assembly(self) -> str:
         """The machine code, for people."""
-        return assembly(self.text, self.target)
+        return "\n".join(f"# {symbol}\n{assembly(text, self.target)}" for symbol, text in self.texts.items())
 
     def _plan(self, lowering: Lowering) -> None:
         """Give the temporaries places in one arena; those that are never alive together may share."""
@@ -138,10 +143,15 @@ class Program:
         """A run of native steps as the thread team takes it: address and length, and what must stay alive."""
         base = self._table.ctypes.data
         table = np.array(
-            [[self._code[self._kernels[s.symbol][0]][1], s.chunks, base + 8 * starts[id(s)]] for s in steps], np.uint64
+            [[self._address(s), s.chunks, base + 8 * starts[id(s)]] for s in steps], np.uint64
         )
         memory, tickets = _team.tickets(len(steps))
         return table.ctypes.data, len(steps), tickets, table, memory
+
+    def _address(self, step: Step) -> int:
+        """Where the code of a step begins; 0 if it is for another processor."""
+        symbol, _ = self._kernels[step.symbol]
+        return self._code[symbol][1] if self._code else 0
 
     def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any] | None]:
         """Run on arrays, one for each of the graph's inputs.
@@ -153,6 +163,8 @@ class Program:
             return self._run(arrays)
 
     def _run(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any] | None]:
+        if not self._code and self.texts:
+            raise TwofoldError(f"this program is for {self.target.name}, which this processor is not", op="program")
         slots, known = self._slots, self._known
         copied: list[tuple[Any, Any]] = []
         for i, array in enumerate(arrays):

@@ -62,7 +62,7 @@ class ContractKernel:
         self.lanes = target.lanes(8 if self.dtype.itemsize == 8 else 4)
         self.vectors = 2
         self.width = self.lanes * self.vectors
-        most = 14 if target.num_registers >= 32 else 6
+        most = target.tile_rows
         self.tiles = tile_rows(self.m, most)
         self.panels = -(-self.n // self.width)
         self.items = math.prod(self.batch) * self.panels * len(self.tiles)

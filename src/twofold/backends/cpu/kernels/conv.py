@@ -114,7 +114,7 @@ class ConvKernel:
         self.x, self.weights, self.epilogue, self.depthwise = x, weights, epilogue, depthwise
         self.groups, self.inputs, self.outputs = groups, inputs, outputs
         self.lanes = target.lanes(4)
-        self.most = 14 if target.num_registers >= 32 else 6
+        self.most = target.tile_rows
         self.width = self.lanes * (2 if outputs > self.lanes else 1)
         self.panels = -(-outputs // self.width)
         self.sweeps = [(a, b) for a in rows for b in columns]

@@ -73,7 +73,7 @@ class WeightGradKernel:
         if self.depthwise:
             self.inputs = 1
         self.lanes = target.lanes(4)
-        self.most = 14 if target.num_registers >= 32 else 6
+        self.most = target.tile_rows
         self.width = self.lanes * (2 if self.outputs > self.lanes else 1)
         self.panels = -(-self.outputs // self.width)
         self.together = self.inputs < _FEW_CHANNELS and groups == 1

@@ -83,7 +83,7 @@ def fill_piece(value: Any, dtype: DType, target: View) -> Piece | None:
 class _Walk:
     """The order in which one piece is copied; see Note [Walks]."""
 
-    def __init__(self, piece: Piece):
+    def __init__(self, piece: Piece, edge: int):
         target = piece.target
         source = piece.source if isinstance(piece.source, Bits) else None
         zero = (0,) * len(target.shape)
@@ -104,13 +104,13 @@ class _Walk:
         self.square: int | None = None  # a dimension besides the last along which the source is consecutive
         if source is not None and self.to[-1] == 1 and self.fro[-1] not in (0, 1) and self.size == 4:
             for d, (n, s) in enumerate(zip(self.sizes[:-1], self.fro, strict=False)):
-                if s == 1 and n >= 16 and self.sizes[-1] >= 16:
+                if s == 1 and n >= edge and self.sizes[-1] >= edge:
                     self.square = d
         length = self.sizes[-1]
         if self.square is not None:
             self.block, self.items = length, math.prod(self.sizes[:-1]) // self.sizes[self.square]
-            self.items *= -(-self.sizes[self.square] // 16)
-            work = 16 * length
+            self.items *= -(-self.sizes[self.square] // edge)
+            work = edge * length
         else:
             self.block = min(length, CHUNK)
             self.items = math.prod(self.sizes[:-1]) * -(-length // self.block)
@@ -130,7 +130,7 @@ def copy_step(lowering: Any, node: Node, symbol: str, pieces: list[Piece]) -> li
     bases = bases_of(f, buffers)
     begin = 0
     for piece in pieces:
-        walk = _Walk(piece)
+        walk = _Walk(piece, lowering.target.lanes(4))
         start = _most(f, f.sub(first, begin), 0)
         stop = f.min(f.sub(last, begin), walk.chunks)
         stop = f.min(f.mul(stop, walk.per_chunk), walk.items)
@@ -194,19 +194,19 @@ class _PieceCode:
         )
 
     def _band(self, number: Any) -> None:
-        """16 elements of the dimension that is consecutive in the source, all of the last dimension."""
+        """A vector of the dimension that is consecutive in the source, all of the last dimension."""
         f, w, size = self.f, self.walk, self.size
-        d = w.square
+        d, edge = w.square, self.lanes
         assert d is not None and self.source is not None
-        bands = -(-w.sizes[d] // 16)
+        bands = -(-w.sizes[d] // edge)
         band, rest = f.rem(number, bands), f.div(number, bands)
         others = [k for k in range(len(w.sizes) - 1) if k != d]
         pick = [tuple(x[k] for k in others) for x in (w.sizes, w.to, w.fro)]
         to, fro = places(f, rest, *pick)
-        row = f.min(f.mul(band, 16), w.sizes[d] - 16)  # the last band overlaps the one before
+        row = f.min(f.mul(band, edge), w.sizes[d] - edge)  # the last band overlaps the one before
         target = f.at(self.to, f.mul(f.add(to, f.mul(row, w.to[d])), size))
         source = f.at(self.source, f.mul(f.add(fro, row), size))
-        transpose = _transpose_function(f.module, 16, size)
+        transpose = _transpose_function(f.module, edge, size)
 
         def square(i: Any) -> None:
             f.call(
@@ -216,14 +216,14 @@ class _PieceCode:
                     f.int(w.fro[-1] * size),
                     f.at(target, f.mul(i, size)),
                     f.int(w.to[d] * size),
-                    f.int(16),
+                    f.int(edge),
                 ],
             )
 
         length = w.sizes[-1]
-        f.loop(0, length // 16 * 16, square, step=16)
-        if length % 16:
-            square(length - 16)
+        f.loop(0, length // edge * edge, square, step=edge)
+        if length % edge:
+            square(length - edge)
 
 
 def places(f: Function, number: Any, sizes: Shape, *strides: Shape) -> list[Any]:
