@@ -2,64 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-from ..autodiff.handle import Tensor, mode, storage_of, wrap
+from ..autodiff.handle import Tensor, mode
 from ..backends.cpu.program import Program
 from ..ir.errors import TraceError, TwofoldWarning
-from ..ir.graph import Graph
 from ..ir.tree import flatten
-from .passes import canonicalize, fold, layout, prune, share
-from .trace import Slot, Trace, trace
+from .specialize import PASSES, Specialization, optimize, specialize
+from .trace import Slot, trace_call
 
-# In this order; each is a function from Graph to Graph.
-PASSES: tuple[Callable[[Graph], Graph], ...] = (prune, fold, layout, canonicalize, share, prune)
 _MANY_RETRACES = 8
-
-
-def optimize(graph: Graph) -> Graph:
-    """Run the passes; every result is verified."""
-    for run in PASSES:
-        graph = run(graph)
-    graph.verify()
-    return graph
-
-
-class Specialization:
-    """One traced and compiled form of a function: for given types, settings and structure."""
-
-    def __init__(self, traced: Trace):
-        self.trace = traced
-        num_results = traced.num_results
-        position = {id(slot.handle): i for i, slot in enumerate(traced.state) if not slot.is_grad}
-        updates: dict[int, int] = {}
-        for k, target in enumerate(traced.updates):
-            if isinstance(target, int):
-                updates[num_results + k] = target
-            elif not target.is_grad:
-                updates[num_results + k] = traced.num_args + position[id(target.handle)]
-        self.program = Program(optimize(traced.graph), updates)
-        self.num_results = num_results
-
-    def run(self, tensors: list[Tensor]) -> Any:
-        """Call the program on the arguments' tensors; state is read from and written to its place."""
-        t = self.trace
-        arrays = [x._value for x in tensors] + [slot.read() for slot in t.state]
-        outputs = self.program(arrays)
-        for target, array in zip(t.updates, outputs[self.num_results :], strict=True):
-            if isinstance(target, int):
-                storage_of(tensors[target]).version += 1
-            elif target.is_grad:
-                target.write(array)
-            else:
-                storage_of(target.handle).version += 1
-        for slot in t.cleared:
-            slot.write(None)
-        results = iter(outputs)
-        return t.rebuild([wrap(next(results)) for _ in range(self.num_results)])
 
 
 class Compiled:
@@ -74,39 +30,50 @@ class Compiled:
         self.fn = fn
         self.specializations: dict[Any, list[tuple[Any, Specialization | None]]] = {}
         self.reasons: list[str] = []
+        self._plain: dict[Any, tuple[Any, Specialization]] = {}  # for tensors alone, by what is quickly looked at
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if mode.tracer is not None:
             return self.fn(*args, **kwargs)
+        quick = None if kwargs else _quick_key(args)
+        if quick is not None:
+            last = self._plain.get(quick)
+            if last is not None and last[0].holds():
+                return last[1].run(args)
         leaves, tree = flatten((args, kwargs))
         tensors = [x for x in leaves if isinstance(x, Tensor)]
-        key = (tree, mode.grad, tuple(_signature(x) for x in leaves))
+        key = (tree, mode.grad, tuple([_signature(x) for x in leaves]))
         known = self.specializations.setdefault(key, [])
-        for guard, specialization in known:
-            if guard.holds():
-                return self.fn(*args, **kwargs) if specialization is None else specialization.run(tensors)
-        return self._specialize(known, key, tensors, args, kwargs)
+        found = next((entry for entry in known if entry[0].holds()), None)
+        if found is None:
+            found = self._specialize(known, key, args, kwargs)
+        if found[1] is None:
+            return self.fn(*args, **kwargs)
+        if quick is not None:
+            self._plain[quick] = found  # type: ignore[assignment]
+        return found[1].run(tensors)
 
-    def _specialize(self, known: list[Any], key: Any, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
+    def _specialize(self, known: list[Any], key: Any, args: Any, kwargs: Any) -> tuple[Any, Specialization | None]:
         self.reasons.append(self._reason(known, key))
         if len(self.reasons) == _MANY_RETRACES:
             warnings.warn(
                 f"{self!r} was compiled {_MANY_RETRACES} times; the last reason: {self.reasons[-1]}",
                 TwofoldWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
+        entry: tuple[Any, Specialization | None]
         try:
-            traced = trace(self.fn, *args, **kwargs)
+            traced = trace_call(self.fn, args, kwargs, derivative=True)
         except TraceError as e:
-            warnings.warn(f"{self!r} runs eagerly, because it can't be traced: {e}", TwofoldWarning, stacklevel=3)
-            known.append((_Always(), None))
-            return self.fn(*args, **kwargs)
-        if traced.results_require_grad:  # its derivative would be asked for later: leave it to the tape
-            known.append((traced.guard, None))
-            return self.fn(*args, **kwargs)
-        specialization = Specialization(traced)
-        known.append((traced.guard, specialization))
-        return specialization.run(tensors)
+            warnings.warn(f"{self!r} runs eagerly, because it can't be traced: {e}", TwofoldWarning, stacklevel=4)
+            entry = _Always(), None
+        else:
+            if traced.derivative is not None and traced.derivative.error is not None:
+                entry = traced.guard, None  # eager code raises the error where it is due
+            else:
+                entry = traced.guard, specialize(traced)
+        known.append(entry)
+        return entry
 
     def _reason(self, known: list[Any], key: Any) -> str:
         if known:
@@ -130,7 +97,10 @@ class Compiled:
 
     def lower(self, *args: Any, **kwargs: Any) -> Program:
         """The program for these arguments, without running it: print its graph, kernels, assembly."""
-        return Specialization(trace(self.fn, *args, **kwargs)).program
+        return specialize(trace_call(self.fn, args, kwargs, derivative=True)).program
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
+        return Compiled(copy.deepcopy(self.fn, memo))
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -144,9 +114,23 @@ class _Always:
         return True
 
 
+def _quick_key(args: tuple[Any, ...]) -> Any:
+    """What distinguishes calls with tensors alone; None if there is something else among the arguments."""
+    key: list[Any] = [mode.grad]
+    for x in args:
+        if x.__class__ is not Tensor:
+            return None
+        value = x._value
+        key.append(value.shape)
+        key.append(value.dtype)
+        if x._base is not None or x._requires_grad:
+            key.append((x.requires_grad, x._node is None))
+    return tuple(key)
+
+
 def _signature(x: Any) -> Any:
     if isinstance(x, Tensor):
-        return (x.shape, x.dtype.name, x.requires_grad)
+        return (x.shape, x.dtype.name, x.requires_grad, x.is_leaf)
     try:
         hash(x)
     except TypeError:
@@ -171,4 +155,4 @@ def compile(fn: Callable[..., Any] | None = None) -> Any:
     return compile if fn is None else Compiled(fn)
 
 
-__all__ = ["Compiled", "Slot", "compile", "optimize"]
+__all__ = ["PASSES", "Compiled", "Slot", "compile", "optimize"]

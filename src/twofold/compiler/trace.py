@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,17 +29,25 @@ from ..ir.graph import Graph, Value
 from ..ir.primitive import Primitive
 from ..ir.tree import Tree, flatten
 from ..ir.types import TensorType, contiguous_strides
+from .derivative import Derivative, Made, differentiate
+from .entry import enter
 
 
 class Root:
     """A tensor from outside the trace: its Value at the start and now."""
 
-    __slots__ = ("handle", "now", "restore", "start")
+    __slots__ = ("handle", "now", "origin", "restore", "start")
 
     def __init__(self, handle: Tensor, value: Value):
         self.handle = handle
         self.start = self.now = value
         self.restore = (handle._node, handle._index, handle.requires_grad, handle._history, handle._storage)
+        self.origin = handle  # the leaf that stands for it in gradients, see Entry
+
+    @property
+    def required_grad(self) -> bool:
+        """Whether it required a gradient before the trace."""
+        return bool(self.restore[2])
 
     @property
     def written(self) -> bool:
@@ -52,10 +61,12 @@ class Tracer:
     like any tensor from outside: they become inputs of the inner graph.
     """
 
-    def __init__(self, name: str = "graph"):
+    def __init__(self, name: str = "graph", entries: bool = False):
         self.graph = Graph(name)
+        self.entries = entries  # whether the history of tensors from outside is cut off
         self.roots: dict[int, Root] = {}
         self.views: dict[int, tuple[Tensor, int, Value]] = {}  # views from outside: (handle, version, Value)
+        self.histories: list[tuple[Any, ...]] = []  # of these views, as they were before
         self.versions: dict[int, tuple[Any, int]] = {}  # storages from outside: version before the trace
         self.scopes: list[tuple[str, int]] = []
         self.calls: dict[str, int] = {}
@@ -146,6 +157,8 @@ class Tracer:
             return t._value
         known = self.views.get(id(t))
         if known is None or known[1] != version:
+            if known is None:
+                self.histories.append((t, t._node, t._index, t._requires_grad, t._seen))
             self.views[id(t)] = known = (t, version, self._through(t))
         return known[2]
 
@@ -160,6 +173,9 @@ class Tracer:
         if root is None:
             name = self.names.get(id(t)) or getattr(t, "name", None)
             root = self.roots[id(t)] = Root(t, self.graph.add_input(t.type_, name))
+            if self.entries and t._requires_grad and t._node is not None:
+                root.origin = enter(t, root.start)
+                t._history += 1  # its views are made anew, from the entry
         return root
 
     def _write_value(self, t: Tensor, value: Value) -> None:
@@ -214,6 +230,8 @@ class Tracer:
         for root in self.roots.values():
             h = root.handle
             h._node, h._index, h._requires_grad, h._history, h._storage = root.restore
+        for view, *history in self.histories:
+            view._node, view._index, view._requires_grad, view._seen = history
         for t, grad, _ in self.grads.values():
             t._grad = grad
         for t, flag in self.flags.values():
@@ -321,18 +339,19 @@ class Trace:
         result_tree: Tree,
         updates: list[Slot | int],
         cleared: list[Slot],
-        results_require_grad: bool,
+        derivative: Derivative | None,
     ):
         self.graph = tracer.graph
         self.guard = Guard(tracer)
         self.state = state
         self.updates = updates  # an int is the number of an argument that was written in place
         self.cleared = cleared  # gradients that are None afterwards
-        self.results_require_grad = results_require_grad
-        self.num_results = sum(r is _TENSOR for r in result)
+        self.derivative = derivative
+        self.num_results = len({r.number for r in result if r.__class__ is Made})
         self.num_args = sum(s is _TENSOR for s in statics)
         self._args_tree, self._statics = args_tree, statics
         self._result, self._result_tree = result, result_tree
+        self.gives_one = result_tree.kind is None and result[0].__class__ is Made
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         tensors = self._check_arguments(args, kwargs)
@@ -349,7 +368,7 @@ class Trace:
             slot.write(array)
         for slot in self.cleared:
             slot.write(None)
-        return self.rebuild([wrap(array) for array in outputs[: self.num_results]])
+        return self.rebuild([wrap(array) for array in outputs[: self.num_results]], tensors)
 
     def _check_arguments(self, args: Any, kwargs: Any) -> list[Tensor]:
         leaves, tree = flatten((args, kwargs))
@@ -363,16 +382,29 @@ class Trace:
                 raise TraceError(f"traced with the value {static!r}, called with {leaf!r}", hint="trace it again")
         return tensors
 
-    def rebuild(self, results: list[Tensor]) -> Any:
-        """What the function returns, from its tensors."""
-        tensors = iter(results)
-        return self._result_tree.unflatten([next(tensors) if r is _TENSOR else r for r in self._result])
+    def rebuild(self, made: list[Tensor], given: list[Tensor]) -> Any:
+        """What the function returns, from the tensors that it makes and its arguments'."""
+        leaves = []
+        for r in self._result:
+            if r.__class__ is Made:
+                r = made[r.number]
+            elif r.__class__ is _Given:
+                r = given[r.number]
+            leaves.append(r)
+        return self._result_tree.unflatten(leaves)
 
     def __str__(self) -> str:
         return str(self.graph)
 
 
 _TENSOR = object()  # stands for a tensor among static leaves
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Stands for an argument that is returned itself."""
+
+    number: int
 
 
 def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
@@ -392,19 +424,26 @@ def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
     >>> t(tw.ones(3)), w
     (tensor(12.), tensor([2., 2., 2.]))
     """
+    return trace_call(fn, args, kwargs, derivative=False)
+
+
+def trace_call(fn: Callable[..., Any], args: Any, kwargs: Any, *, derivative: bool) -> Trace:
+    """As `trace`; with `derivative`, the graph also has the gradients of results that require one."""
     leaves, args_tree = flatten((args, kwargs))
-    tracer = Tracer(getattr(fn, "__name__", type(fn).__name__))
+    tracer = Tracer(getattr(fn, "__name__", type(fn).__name__), entries=True)
     names = _argument_names(fn, args, kwargs)
     statics: list[Any] = []
     handles: list[Tensor] = []
     traced_leaves = []
+    origins: list[Tensor] = []
     for leaf, name in zip(leaves, names, strict=True):
         if not isinstance(leaf, Tensor):
             statics.append(leaf)
             traced_leaves.append(leaf)
             continue
         handle = wrap(tracer.graph.add_input(leaf.type_, name))
-        handle.requires_grad = leaf.requires_grad
+        handle._requires_grad = leaf.requires_grad
+        origins.append(enter(handle, handle._value) if handle._requires_grad and not leaf.is_leaf else handle)
         statics.append(_TENSOR)
         handles.append(handle)
         traced_leaves.append(handle)
@@ -413,8 +452,8 @@ def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
     with tracer:
         result = fn(*traced_args, **traced_kwargs)
         result_leaves, result_tree = flatten(result)
-        results = [r for r in result_leaves if isinstance(r, Tensor)]
-        outputs = [tracer.value_of(r) for r in results]
+        made, result_leaves = _sort_results(result_leaves, handles, tracer)
+        outputs = [tracer.value_of(r) for r in made]
         updates: list[Slot | int] = []
         for number, (handle, start) in enumerate(zip(handles, starts, strict=True)):
             if handle._value is not start:
@@ -425,26 +464,57 @@ def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
             updates.append(slot)
             outputs.append(value)
         owners = {id(grad): t for t, grad, _ in tracer.grads.values() if grad is not None}
-        state = []
         for root in tracer.roots.values():
-            owner = owners.get(id(root.handle))
-            state.append(Slot(root.handle) if owner is None else Slot(owner, is_grad=True))
-            if root.written and owner is None:
-                updates.append(state[-1])
+            if root.written and id(root.handle) not in owners:
+                updates.append(Slot(root.handle))
                 outputs.append(root.now)
         _check_flags(tracer)
+        _check_entries([o for o, h in zip(origins, handles, strict=True) if o is not h], tracer)
+        gradients = None
+        if derivative:
+            written = {i: handles[u] if isinstance(u, int) else u.handle for i, u in enumerate(updates)
+                       if isinstance(u, int) or not u.is_grad}  # fmt: skip
+            gradients = differentiate(tracer, made, written, origins)
+        roots = sorted(tracer.roots.values(), key=lambda root: id(root.handle) not in owners)  # gradients first
+        state = [Slot(owners.get(id(r.handle), r.handle), is_grad=id(r.handle) in owners) for r in roots]
+    seeds: list[Value] = []
+    if gradients is not None:
+        seeds = gradients.seeds
+        outputs += gradients.values
+    tracer.graph.inputs = [*starts, *(root.start for root in roots), *seeds]
+    for i, value in enumerate(tracer.graph.inputs):
+        value.index = i
     tracer.graph.set_outputs(outputs)
-    return Trace(
-        tracer,
-        args_tree,
-        statics,
-        state,
-        [_TENSOR if isinstance(r, Tensor) else r for r in result_leaves],
-        result_tree,
-        updates,
-        cleared,
-        any(r.requires_grad and (r._node is None or not r._node.spent) for r in results),
-    )
+    return Trace(tracer, args_tree, statics, state, result_leaves, result_tree, updates, cleared, gradients)
+
+
+def _sort_results(leaves: list[Any], handles: list[Tensor], tracer: Tracer) -> tuple[list[Tensor], list[Any]]:
+    """The tensors that the function made, each once, and its results with marks in their places.
+
+    An argument, and a tensor from outside that is trained or written, is returned itself.
+    """
+    given = {id(h): i for i, h in enumerate(handles)}
+    made: dict[int, tuple[int, Tensor]] = {}
+    marks: list[Any] = []
+    for r in leaves:
+        if isinstance(r, Tensor):
+            root = tracer.roots.get(id(r))
+            if id(r) in given:
+                r = _Given(given[id(r)])
+            elif isinstance(r._value, Value) or not (r._requires_grad or (root is not None and root.written)):
+                r = Made(made.setdefault(id(r), (len(made), r))[0])
+        marks.append(r)
+    return [r for _, r in made.values()], marks
+
+
+def _check_entries(ends: list[Tensor], tracer: Tracer) -> None:
+    """The history of tensors from outside can be walked by a backward outside only."""
+    for t in [*ends, *(root.origin for root in tracer.roots.values() if root.origin is not root.handle)]:
+        if t._grad is not None:
+            raise TraceError(
+                f"backward() inside the code reaches a tensor of shape {t.shape} that was computed outside",
+                hint="compute it inside the traced function, or detach() it",
+            )
 
 
 def _check_flags(tracer: Tracer) -> None:

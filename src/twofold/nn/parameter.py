@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..autodiff.bind import no_record
-from ..autodiff.handle import Tensor, storage_of
+from ..autodiff.handle import Settings, Tensor, storage_of
 from ..ir.errors import AutogradError
 
 
@@ -82,6 +82,9 @@ def take_data(t: Tensor, data: Tensor) -> None:
     A view stays linked to its base, so that traced writes reach it; a whole tensor does not need to be,
     and operations are quicker on a handle that has no base.
     """
+    if data._value is getattr(t, "_value", None):
+        return  # an alias of `t`, which must not become its base
+    Settings.changes += 1  # programs know the arrays of their state
     t._value = data._value
     t._storage = storage_of(data)
     t._value_version = data._value_version

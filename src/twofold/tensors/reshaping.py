@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..autodiff.bind import current_node, require_writable
-from ..autodiff.handle import Tensor, mode, storage_of
+from ..autodiff.handle import Settings, Tensor, mode, storage_of
 from ..autodiff.tape import _numbers
 from ..ir.errors import TraceError
 from ..ir.graph import Value
@@ -51,6 +51,7 @@ def _become(t: Tensor, view_of: Callable[[Tensor], Tensor], op: str) -> Tensor:
         for name in _HISTORY:
             setattr(t, name, getattr(now, name))
     t._value = now._value
+    Settings.changes += 1  # programs know the arrays of their state
     if node is None:
         t._requires_grad = before._requires_grad
     elif t._retains_grad and node.retained:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -48,7 +50,7 @@ class Program:
         self._code = compile_kernels(self.texts, self.target)
         self.seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
         self._checks = lowering.checks
-        self._notes = memoryview(lowering.checks.notes)
+        self._notes = lowering.checks.notes.data
         self._scratch_row = -(-lowering.scratch // 4096) * 4096
         self._lock = threading.Lock()
         self._plan(lowering)
@@ -120,7 +122,7 @@ class Program:
         places: dict[int, list[int]] = {}
         for place, number in enumerate(n for row in rows for n in row):
             places.setdefault(number, []).append(place)
-        self._table, self._slots = table, memoryview(table)
+        self._table, self._slots = table, table.data
         starts = dict(zip(map(id, native), itertools.accumulate([0, *map(len, rows)]), strict=False))
         self._inputs = [
             (b.number, places.get(b.number, [])) for b in (self.views[v].buffer for v in self.graph.inputs)
@@ -129,9 +131,11 @@ class Program:
         self._results = []
         for i, value in enumerate(self.graph.outputs):
             buffer = self.direct.get(i)
-            place = None if buffer is None or i in self.updates else (buffer.number, places.get(buffer.number, []))
-            self._results.append((value.shape, value.dtype.numpy, place))
+            own = None if buffer is None or i in self.updates else (buffer.number, places.get(buffer.number, []))
+            self._results.append((value.shape, value.dtype.numpy, own))
         self._late = [(i, v) for i, v in enumerate(self.graph.outputs) if i not in self.direct]
+        self._looks = bool(self._late) or any(step.kind == "numpy" for step in self.steps)  # at arrays, from Python
+        self._fixed: Any = None
         self._parts: list[Any] = []
         for is_native, steps in itertools.groupby(self.steps, lambda step: step.kind != "numpy"):
             if is_native:
@@ -153,20 +157,39 @@ class Program:
         symbol, _ = self._kernels[step.symbol]
         return self._code[symbol][1] if self._code else 0
 
-    def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any] | None]:
+    def __call__(
+        self, arrays: Sequence[np.ndarray[Any, Any]], fixed: Sequence[np.ndarray[Any, Any]] = ()
+    ) -> list[np.ndarray[Any, Any] | None]:
         """Run on arrays, one for each of the graph's inputs.
+
+        Args:
+            arrays: all of them, or the first ones.
+            fixed: those after. If this is the very list of the call before, it is not looked at.
 
         Returns a new array per output, or None for an output that is an update: that one was
         written into its input's array.
         """
         with self._lock:
-            return self._run(arrays)
+            return self._run(arrays, fixed)
 
-    def _run(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any] | None]:
+    def forget(self) -> None:
+        """Let go of the arrays of the last call."""
+        with self._lock:
+            self._known = [None] * len(self._inputs)
+            self._fixed = None
+            for number, _ in self._inputs:
+                self._arrays[number - 2] = None
+
+    def _run(
+        self, arrays: Sequence[np.ndarray[Any, Any]], fixed: Sequence[np.ndarray[Any, Any]]
+    ) -> list[np.ndarray[Any, Any] | None]:
         if not self._code and self.texts:
             raise TwofoldError(f"this program is for {self.target.name}, which this processor is not", op="program")
         slots, known = self._slots, self._known
         copied: list[tuple[Any, Any]] = []
+        if fixed is not self._fixed:
+            self._fixed = None
+            arrays = [*arrays, *fixed]
         for i, array in enumerate(arrays):
             if known[i] is not array:
                 known[i] = array
@@ -175,20 +198,24 @@ class Program:
                     copied.append((given, array))
                     known[i] = None
                 number, places = self._inputs[i]
-                address = array.ctypes.data
+                address = _address_of(array)
                 for place in places:
                     slots[place] = address
-                self._arrays[number - 2] = array.reshape(-1)
+                if self._looks:
+                    self._arrays[number - 2] = array.reshape(-1)
+        if not copied:
+            self._fixed = fixed
         outputs: list[Any] = []
         for shape, dtype, out_place in self._results:
             out = None
             if out_place is not None:
                 out = np.empty(shape, dtype)
                 number, places = out_place
-                address = out.ctypes.data
+                address = _address_of(out)
                 for place in places:
                     slots[place] = address
-                self._arrays[number - 2] = out.reshape(-1)
+                if self._looks:
+                    self._arrays[number - 2] = out.reshape(-1)
             outputs.append(out)
         team = _team.team()
         for part in self._parts:
@@ -204,7 +231,8 @@ class Program:
                 np.copyto(given, array)
         for i, array in [(i, self._array(value).copy()) for i, value in self._late]:
             if i in self.updates:
-                np.copyto(arrays[self.updates[i]], array)
+                place = self.updates[i]
+                np.copyto(arrays[place] if place < len(arrays) else fixed[place - len(arrays)], array)
             else:
                 outputs[i] = array
         return outputs
@@ -228,3 +256,22 @@ def _aligned(nbytes: int) -> np.ndarray[Any, Any]:
     memory = np.empty(nbytes + _ALIGN, np.uint8)
     shift = -memory.ctypes.data % _ALIGN
     return memory[shift : shift + nbytes]
+
+
+def _address_quickly(array: np.ndarray[Any, Any]) -> int:
+    """The address of the first element, read where NumPy's objects hold it: after the object's header."""
+    return _pointer(id(array) + _HEADER).value or 0
+
+
+def _address_surely(array: np.ndarray[Any, Any]) -> int:
+    return array.ctypes.data
+
+
+_pointer = ctypes.c_void_p.from_address
+_HEADER = object.__basicsize__
+# NumPy's own ways make two objects each time, which takes five times as long.
+_address_of = _address_surely
+if sys.implementation.name == "cpython" and all(
+    _address_quickly(array) == array.ctypes.data for array in (np.empty(3), np.empty((2, 2), np.uint8)[1:])
+):
+    _address_of = _address_quickly

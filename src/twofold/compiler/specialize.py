@@ -1,0 +1,201 @@
+"""specialize: programs for one trace, and what a call does around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..autodiff.bind import current_node, rebase_history, require_writable
+from ..autodiff.handle import Settings, Tensor, storage_of, wrap
+from ..backends.cpu.program import Program
+from ..ir.graph import Graph
+from .derivative import Derivative, Made
+from .partition import extract, partition
+from .passes import canonicalize, fold, layout, prune, share
+from .recorded import Backward, CompiledNode
+from .trace import Trace
+
+# In this order; each is a function from Graph to Graph.
+PASSES: tuple[Callable[[Graph], Graph], ...] = (prune, fold, layout, canonicalize, share, prune)
+
+
+def optimize(graph: Graph) -> Graph:
+    """Run the passes; every result is verified."""
+    for run in PASSES:
+        graph = run(graph)
+    graph.verify()
+    return graph
+
+
+def specialize(traced: Trace) -> Specialization:
+    """Compile a trace."""
+    return Specialization(traced) if traced.derivative is None else Differentiable(traced, traced.derivative)
+
+
+class Specialization:
+    """One traced and compiled form of a function: for given types, settings and structure.
+
+    Attributes:
+        program: takes the arguments, then gradients that are read, then the other state.
+    """
+
+    def __init__(self, traced: Trace):
+        self.trace = traced
+        self.num_results = traced.num_results
+        self.gives_one = traced.gives_one
+        self._grads = [slot for slot in traced.state if slot.is_grad]
+        self._handles = [slot.handle for slot in traced.state if not slot.is_grad]
+        self._fixed: list[Any] = []  # arrays of the state, while no tensor gets other memory
+        self._changes = -1
+        self._sort_updates(traced)
+        self.program = self._compile(traced)
+
+    def _sort_updates(self, traced: Trace) -> None:
+        """What is written: into arguments, into state (both in place), and gradients, which are set."""
+        first = traced.num_args + len(self._grads)
+        position = {id(handle): first + i for i, handle in enumerate(self._handles)}
+        self.updates: dict[int, int] = {}  # number of an output -> number of the input that it goes to
+        self._written: list[int] = []
+        self._set: list[tuple[int, Tensor]] = []
+        self._written_state: list[Tensor] = []
+        for k, target in enumerate(traced.updates, traced.num_results):
+            if isinstance(target, int):
+                self.updates[k] = target
+                self._written.append(target)
+            elif target.is_grad:
+                self._set.append((k, target.handle))
+            else:
+                self.updates[k] = position[id(target.handle)]
+                self._written_state.append(target.handle)
+
+    def _compile(self, traced: Trace) -> Program:
+        return Program(optimize(traced.graph), self.updates)
+
+    def run(self, tensors: Sequence[Tensor]) -> Any:
+        """Call the program on the arguments' tensors; state is read from and written to its place."""
+        outputs = self._call([x._value for x in tensors])
+        if self._written:
+            for i in self._written:
+                storage_of(tensors[i]).version += 1
+        if self.gives_one:
+            return wrap(outputs[0])
+        return self.trace.rebuild([wrap(outputs[k]) for k in range(self.num_results)], tensors)
+
+    def _call(self, arrays: list[Any]) -> list[Any]:
+        """Run on the arguments' arrays, and note the changes of state."""
+        if self._changes != Settings.changes:
+            self._look()
+        for slot in self._grads:
+            arrays.append(slot.read())
+        outputs = self.program(arrays, self._fixed)
+        for storage in self._storages:
+            storage.version += 1
+        for k, handle in self._set:
+            handle._grad = wrap(outputs[k])
+        for slot in self.trace.cleared:
+            slot.write(None)
+        return outputs
+
+    def _look(self) -> None:
+        """Find the arrays of the state; `Settings.changes` counts where a tensor gets another array."""
+        changes = Settings.changes
+        self._fixed = [handle._value for handle in self._handles]
+        self._storages = [storage_of(handle) for handle in self._written_state]
+        self._changes = changes
+
+
+class Differentiable(Specialization):
+    """A function whose results require a gradient: two programs, and a node on the tape for each call."""
+
+    def __init__(self, traced: Trace, derivative: Derivative):
+        self.derivative = derivative
+        self._roots = [r.number for r in derivative.roots if isinstance(r, Made)]
+        self._rebased = [traced.updates[r] for r in derivative.roots if isinstance(r, int)]
+        super().__init__(traced)
+
+    def _compile(self, traced: Trace) -> Program:
+        d, graph = self.derivative, traced.graph
+        num_outputs = len(graph.outputs) - len(d.values)
+        num_inputs = len(graph.inputs) - len(d.seeds)
+        written = set(self.updates.values())
+        parts = partition(optimize(graph), num_outputs, traced.num_results, len(d.seeds), written)
+        whole = extract(graph, graph.inputs, d.values)
+        used = {v for node in whole.nodes for v in node.inputs} | set(whole.outputs)
+        given = [i for i in range(num_inputs) if whole.inputs[i] in used]
+        sources = list(parts.sources)
+        for i in given:
+            if i not in written:
+                sources.append(("input", i))
+            else:
+                sources.append(("output", len(parts.forward.outputs)))
+                parts.forward.outputs.append(parts.forward.inputs[i])
+        places: dict[tuple[str, int], int] = {}
+        for source in sorted(set(sources)):
+            places[source] = len(places)
+        self._inputs = [i for kind, i in places if kind == "input"]
+        self._outputs = [k for kind, k in places if kind == "output"]
+        ends = {w if isinstance(w, int) else self._input_of(w, traced): e for e, w in enumerate(d.wanted)}
+        self.backward = Backward(
+            graph.name,
+            Program(parts.backward),
+            extract(whole, [*(whole.inputs[i] for i in given), *whole.inputs[num_inputs:]], whole.outputs),
+            [v.type for v in d.seeds],
+            d.reached,
+            [places[s] for s in parts.sources],
+            [places[s] for s in sources[len(parts.sources) :]],
+            [ends.get(i) for i in given],
+        )
+        return Program(parts.forward, self.updates)
+
+    def _input_of(self, handle: Tensor, traced: Trace) -> int:
+        return traced.num_args + len(self._grads) + next(i for i, h in enumerate(self._handles) if h is handle)
+
+    def run(self, tensors: Sequence[Tensor]) -> Any:
+        """Call the forward program, and put the call on the tape."""
+        rebased = [tensors[t] if isinstance(t, int) else t.handle for t in self._rebased]
+        for t in rebased:
+            require_writable(t)
+        edges = [_edge(tensors[w] if w.__class__ is int else w) for w in self.derivative.wanted]
+        arrays = [x._value for x in tensors]
+        outputs = self._call(arrays)
+        for i in self._written:
+            storage_of(tensors[i]).version += 1
+        made = [wrap(outputs[k]) for k in range(self.num_results)]
+        node = self._record(tensors, arrays, outputs, made, edges)
+        for i, k in enumerate(self._roots):
+            t = made[k]
+            t._requires_grad, t._node, t._index = True, node, i
+        for i, t in enumerate(rebased, len(self._roots)):
+            new = wrap(t._value)
+            new._requires_grad, new._node, new._index = True, node, i
+            rebase_history(t, new)
+        return made[0] if self.gives_one else self.trace.rebuild(made, tensors)
+
+    def _record(
+        self, tensors: Sequence[Tensor], arrays: list[Any], outputs: list[Any], made: list[Tensor], edges: list[Any]
+    ) -> CompiledNode:
+        """The tape's node, with what backward reads."""
+        saved, versions = [], []
+        first = len(arrays)
+        for i in self._inputs:
+            if i < len(tensors):
+                t, array = tensors[i], arrays[i]
+            elif i < first:
+                t, array = self._grads[i - len(tensors)].handle._grad, arrays[i]
+            else:
+                t, array = self._handles[i - first], self._fixed[i - first]
+            storage = storage_of(t)
+            versions.append((storage, storage.version, array.shape))
+            saved.append(array)
+        for k in self._outputs:
+            if k < self.num_results:
+                storage = storage_of(made[k])
+                versions.append((storage, storage.version, made[k].shape))
+            saved.append(outputs[k])
+        return CompiledNode(self.backward, edges, saved, versions)
+
+
+def _edge(t: Tensor) -> Any:
+    """Where a gradient of `t` goes."""
+    node = t._node if t._base is None else current_node(t)
+    return (t, 0) if node is None else (node, t._index)
