@@ -140,10 +140,10 @@ def _previous(states: Array, first: Array, reverse: bool) -> Array:
 
 
 def _rnn(x: Array, h0: Array, w: Array, *, nonlinearity: str, reverse: bool) -> Array:
-    ys, h = np.empty_like(x, order="C"), h0
+    ys, h, wt = np.empty_like(x, order="C"), h0, np.ascontiguousarray(w.T)
     for t in times(len(x), reverse):
         y = ys[t]
-        np.add(x[t], h @ w.T, out=y)
+        np.add(x[t], h @ wt, out=y)
         if nonlinearity == "tanh":
             np.tanh(y, out=y)
         else:
@@ -164,10 +164,10 @@ def _rnn_grad(g: Array, y: Array, w: Array, *, nonlinearity: str, reverse: bool)
 def _lstm(x: Array, h0: Array, c0: Array, w: Array, *, reverse: bool) -> tuple[Array, Array, Array]:
     steps, (n, k) = len(x), h0.shape
     ys, cs = np.empty((steps, n, k), x.dtype), np.empty((steps, n, k), x.dtype)
-    a, h, c = np.empty_like(x, order="C"), h0, c0
+    a, h, c, wt = np.empty_like(x, order="C"), h0, c0, np.ascontiguousarray(w.T)
     for t in times(steps, reverse):
         gates = a[t]
-        np.add(x[t], h @ w.T, out=gates)
+        np.add(x[t], h @ wt, out=gates)
         i, f, g, o = (gates[:, k * j : k * j + k] for j in range(4))
         _sigmoid(gates[:, : 2 * k])
         np.tanh(g, out=g)
@@ -212,8 +212,9 @@ def _lstm_grad(
 def _gru(x: Array, h0: Array, w: Array, b: Array, *, reverse: bool) -> tuple[Array, Array]:
     steps, (n, k) = len(x), h0.shape
     ys, a, h = np.empty((steps, n, k), x.dtype), np.empty((steps, n, 4 * k), x.dtype), h0
+    wt = np.ascontiguousarray(w.T)
     for t in times(steps, reverse):
-        product = h @ w.T
+        product = h @ wt
         product += b
         gates = a[t]
         np.add(x[t, :, : 2 * k], product[:, : 2 * k], out=gates[:, : 2 * k])
