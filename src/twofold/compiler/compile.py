@@ -25,9 +25,10 @@ class Compiled:
     involved is traced and compiled once; `explain()` tells why it happened each time.
     """
 
-    def __init__(self, fn: Callable[..., Any]):
+    def __init__(self, fn: Callable[..., Any], fullgraph: bool = False):
         functools.update_wrapper(self, fn, updated=())
         self.fn = fn
+        self.fullgraph = fullgraph
         self.specializations: dict[Any, list[tuple[Any, Specialization | None]]] = {}
         self.reasons: list[str] = []
         self._plain: dict[Any, tuple[Any, Specialization]] = {}  # for tensors alone, by what is quickly looked at
@@ -65,6 +66,8 @@ class Compiled:
         try:
             traced = trace_call(self.fn, args, kwargs, derivative=True)
         except TraceError as e:
+            if self.fullgraph:
+                raise
             warnings.warn(f"{self!r} runs eagerly, because it can't be traced: {e}", TwofoldWarning, stacklevel=4)
             entry = _Always(), None
         else:
@@ -100,13 +103,13 @@ class Compiled:
         return specialize(trace_call(self.fn, args, kwargs, derivative=True)).program
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
-        return Compiled(copy.deepcopy(self.fn, memo))
+        return Compiled(copy.deepcopy(self.fn, memo), self.fullgraph)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
     def __repr__(self) -> str:
-        return f"compiled {getattr(self.fn, '__qualname__', self.fn)}"
+        return f"compiled {getattr(self.fn, '__qualname__', type(self.fn).__name__)}"
 
 
 class _Always:
@@ -138,12 +141,28 @@ def _signature(x: Any) -> Any:
     return x
 
 
-def compile(fn: Callable[..., Any] | None = None) -> Any:
+def compile(
+    fn: Callable[..., Any] | None = None,
+    *,
+    fullgraph: bool = False,
+    dynamic: bool | None = None,
+    backend: Any = None,
+    mode: str | None = None,
+    options: Any = None,
+    disable: bool = False,
+) -> Any:
     """Compile a function or module; a decorator.
 
     The function runs once on symbolic tensors; what it does (also to parameters, buffers, optimizer
     state and the random generator) becomes one native program, which later calls run. The results
-    are those of the function.
+    are those of the function. Where they still require a gradient, a second program computes it in
+    backward; gradients of gradients are computed eagerly.
+
+    Args:
+        fn: a function, or a module, for which a module comes back that can be used in its place.
+        fullgraph: raise TraceError for what can't be traced; otherwise it runs eagerly, with a warning.
+        disable: give back `fn` as it is.
+        dynamic, backend, mode, options: PyTorch's, without effect: there is one way to compile.
 
     >>> import twofold as tw
     >>> @tw.compile
@@ -152,7 +171,13 @@ def compile(fn: Callable[..., Any] | None = None) -> Any:
     >>> f(tw.ones(3))
     tensor(9.)
     """
-    return compile if fn is None else Compiled(fn)
+    if fn is None:
+        return functools.partial(compile, fullgraph=fullgraph, disable=disable)
+    if disable or isinstance(fn, Compiled):
+        return fn
+    wrap = getattr(fn, "_in_place_of", None)  # of a module
+    call = Compiled(fn, fullgraph)
+    return call if wrap is None else wrap(fn, call)
 
 
 __all__ = ["PASSES", "Compiled", "Slot", "compile", "optimize"]

@@ -249,7 +249,7 @@ class Guard:
         self.objects = [(obj, obj._settings()) for obj in tracer.objects.values()]
         self.grads = [(t, grad is None) for t, grad, is_read in tracer.grads.values() if is_read]
         handles = [root.handle for root in tracer.roots.values()]
-        self.tensors = [(t, _autograd_settings(t)) for t in handles]
+        self.tensors = [(t, _tensor_settings(t)) for t in handles]
         self.changes = Settings.changes
 
     def holds(self) -> bool:
@@ -262,7 +262,7 @@ class Guard:
         changes = Settings.changes
         if any(obj._settings() != before for obj, before in self.objects):
             return False
-        if any(_autograd_settings(t) != before for t, before in self.tensors):
+        if any(_tensor_settings(t) != before for t, before in self.tensors):
             return False
         self.changes = changes
         return True
@@ -281,14 +281,14 @@ class Guard:
                     f"{k} is {now.get(k)!r}, before {before.get(k)!r}" for k in sorted(map(str, changed))
                 )
         for t, before in self.tensors:
-            if _autograd_settings(t) != before:
-                return f"a tensor of shape {t.shape} has other hooks, or requires_grad={t._requires_grad} now"
+            if _tensor_settings(t) != before:
+                return f"a tensor of shape {t.shape} has other hooks, another type, or requires_grad={t._requires_grad}"
         return "nothing that is watched"
 
 
-def _autograd_settings(t: Tensor) -> Any:
+def _tensor_settings(t: Tensor) -> Any:
     hooks = [*(t._hooks or {}).values(), *(t._post_hooks or {}).values()]
-    return (t._requires_grad, hooks) if hooks else t._requires_grad
+    return (t._requires_grad, t.shape, t.dtype, hooks)
 
 
 class Slot:

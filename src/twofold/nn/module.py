@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +51,7 @@ class Module:
 
     training: bool
     _version: int = 1
+    _compiled: Callable[..., Any] | None = None  # see compile()
     _hooks: dict[str, OrderedDict[int, Any]] | None = None  # kind -> hooks; made with the first hook
     _parameters: dict[str, Parameter | None]
     _buffers: dict[str, Tensor | None]
@@ -69,6 +71,11 @@ class Module:
     # Calling ------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._compiled is not None and mode.tracer is None:
+            return self._compiled(*args, **kwargs)
+        return self._call_now(*args, **kwargs)
+
+    def _call_now(self, *args: Any, **kwargs: Any) -> Any:
         try:
             if self._hooks is None and mode.tracer is None and not _global_hooks and not _global_pre_hooks:
                 return self.forward(*args, **kwargs)
@@ -122,6 +129,18 @@ class Module:
         if new is None:
             return args, kwargs
         return (new if isinstance(new, tuple) else (new,)), kwargs
+
+    def compile(self, **options: Any) -> None:
+        """From now on calls of the module run as compiled programs, see `twofold.compile`.
+
+        >>> import twofold as tw
+        >>> model = tw.nn.Linear(2, 1)
+        >>> model.compile()
+        >>> model(tw.ones(4, 2)).shape
+        (4, 1)
+        """
+        compiler = importlib.import_module("twofold.compiler.compile")  # loads LLVM
+        object.__setattr__(self, "_compiled", compiler.compile(self._call_now, **options))
 
     # Registering --------------------------------------------------------------------------------
 

@@ -216,6 +216,7 @@ def _set_data(self: Tensor, value: Tensor) -> None:
             write(self, value)
         return
     value = unlinked(value, self)
+    Settings.changes += 1  # programs know the arrays of their state
     self._value, self._storage = value._value, storage_of(value)
     self._base, self._attached = value, False
 
