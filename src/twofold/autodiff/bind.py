@@ -227,6 +227,7 @@ def rebase_history(t: Tensor, new: Tensor) -> None:
     if t._base is None or not t._attached:
         if not new.requires_grad:
             new = _overwritten(t, new)
+        Settings.changes += t._watched
         t._node, t._index, t._requires_grad = current_node(new), new._index, new._requires_grad
         t._history += 1
         return
@@ -247,6 +248,7 @@ def rebase_history(t: Tensor, new: Tensor) -> None:
         new = out
     if not new._requires_grad:
         new = _overwritten(base, new)
+    Settings.changes += base._watched
     base._node, base._index, base._requires_grad = new._node, new._index, new._requires_grad
     base._history += 1
 

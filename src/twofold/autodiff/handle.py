@@ -100,6 +100,7 @@ class Tensor:
     _hooks: Any = None
     _post_hooks: Any = None
     _retains_grad: bool = False
+    _watched: bool = False  # programs take for granted whether it requires a gradient
     _earlier: tuple[tuple[int, Tensor], ...] = ()  # handles with its shape before, and when it changed in place
 
     __array_priority__: int = 1000  # NumPy's operators give way to ours

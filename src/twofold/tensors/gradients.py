@@ -197,6 +197,7 @@ def detach_(self: Tensor) -> Tensor:
     """
     if self._base is not None and self._attached and self.requires_grad:
         raise AutogradError("a view can't be detached in place", op="detach_", hint="use detach()")
+    Settings.changes += self._watched
     self._node, self._index, self._requires_grad = None, 0, False
     self._history += 1
     return self
