@@ -12,6 +12,8 @@ import zlib
 import pytest
 from PIL import Image, ImageDraw
 
+from twofold.vision.digits import picture_to_input
+
 STROKES = {  # how people draw: corners of lines in a unit square, x to the right and y down
     "0": [[(0.5, 0.1), (0.3, 0.3), (0.3, 0.7), (0.5, 0.9), (0.7, 0.7), (0.7, 0.3), (0.5, 0.1)]],
     "1": [[(0.4, 0.25), (0.55, 0.1), (0.55, 0.9)]],
@@ -115,6 +117,17 @@ def test_mistakes_get_one_clear_message(trained, args, message):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("twofold: ")
+
+
+@pytest.mark.parametrize(("size", "width"), [(1000, 1), (1000, 10), (200, 3), (64, 1)])
+def test_thin_strokes_do_not_break(size, width):
+    """A ring stays a ring, whatever pen and canvas it was drawn with."""
+    picture = Image.new("L", (size, size), 255)
+    box = [size * 0.3, size * 0.1, size * 0.7, size * 0.9]
+    ImageDraw.Draw(picture).ellipse(box, outline=0, width=width)
+    cells = picture_to_input(picture)[0, 0]
+    assert (cells.sum(dim=1) > 0.5).all()
+    assert (cells - cells.flip(1)).abs().max() < 0.35
 
 
 def test_white_strokes_on_nothing_are_read(trained, tmp_path):

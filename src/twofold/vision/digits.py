@@ -27,6 +27,7 @@ CLASSES = [str(n) for n in range(10)]
 _SIDE = 8  # pixels
 _BLOCK = 4  # the data set counts ink in 4x4 blocks of a 32x32 bitmap
 _SLIM = 0.55  # most digits of the data set are at most that wide, relative to their height
+_SAMPLES = 8  # of a drawn picture, in each direction, for one pixel of that bitmap
 _INK = 0.3  # share of the bitmap that is ink in the data set, nearly the same for all digits
 
 
@@ -164,20 +165,32 @@ def _ink(grey: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _fit(ink: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
-    """Scale to the height of a square bitmap, as slim as the data set's digits, and centre it."""
+    """Scale to the height of a square, as slim as the data set's digits, and centre it; the share of ink."""
+    while max(ink.shape) > side * _SAMPLES:  # so that sampling misses no thin stroke
+        ink = _halved(ink)
     height, width = ink.shape
     new_height = side
     new_width = min(max(1, round(width * side / height)), round(_SLIM * side))
-    rows = np.minimum((np.arange(new_height * 4) + 0.5) * height / (new_height * 4), height - 1).astype(int)
-    columns = np.minimum((np.arange(new_width * 4) + 0.5) * width / (new_width * 4), width - 1).astype(int)
+    rows, columns = _sampled(height, new_height), _sampled(width, new_width)
     fine = ink[rows][:, columns].astype(np.float32)
-    small = fine.reshape(new_height, 4, new_width, 4).mean(axis=(1, 3)) > 0.5
-    if not small.any():
-        small = fine.reshape(new_height, 4, new_width, 4).mean(axis=(1, 3)) > 0
+    small = fine.reshape(new_height, _SAMPLES, new_width, _SAMPLES).mean(axis=(1, 3))
     out = np.zeros((side, side), np.float32)
     top, left = (side - new_height) // 2, (side - new_width) // 2
     out[top : top + new_height, left : left + new_width] = small
     return out
+
+
+def _sampled(old: int, new: int) -> np.ndarray[Any, Any]:
+    """Which of `old` pixels to look at, `_SAMPLES` for each of `new`."""
+    count = new * _SAMPLES
+    return np.minimum((np.arange(count) + 0.5) * old / count, old - 1).astype(int)
+
+
+def _halved(ink: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Half as large; ink where any of four pixels is ink."""
+    height, width = ink.shape
+    ink = np.pad(ink, ((0, height % 2), (0, width % 2)))
+    return ink[::2, ::2] | ink[1::2, ::2] | ink[::2, 1::2] | ink[1::2, 1::2]
 
 
 def _with_ink(bitmap: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, Any]:
