@@ -102,6 +102,7 @@ def test_transparent_pictures_have_white_paper(trained, tmp_path):
         (["predict", "RUN", "blank.png"], "the picture is blank"),
         (["train", "digits", "--out", "broken.png/run"], "can't be made: Not a directory"),
         (["train", "digits", "--out", "RUN"], "exists already"),
+        (["train", "digits", "--epochs", "1", "--lr", "1e30", "--out", "diverged"], "training diverged"),
     ],
 )
 def test_mistakes_get_one_clear_message(trained, args, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -72,11 +73,21 @@ class Trainer:
     def fit(
         self, train: DataLoader, validation: Iterable[Any] | None = None, *, epochs: int
     ) -> list[dict[str, float]]:
-        """Train for `epochs` passes; returns a record per epoch (loss, metrics, `val_*`, seconds)."""
+        """Train for `epochs` passes; returns a record per epoch (loss, metrics, `val_*`, seconds).
+
+        Raises: TwofoldError when the mean loss of an epoch is not finite.
+        """
         self._tell("on_fit_start", epochs)
         for epoch in range(epochs):
             self._tell("on_epoch_start", epoch, len(train))
             record = self._train_epoch(train)
+            if not math.isfinite(record["loss"]):
+                raise TwofoldError(
+                    f"training diverged: the mean loss of epoch {epoch + 1} is {record['loss']}",
+                    op="Trainer",
+                    hint="lower the learning rate or clip the gradients (clip_grad_norm=1.0); "
+                    "twofold.debug.detect_anomaly() shows where the first nan comes from",
+                )
             if validation is not None:
                 record |= {f"val_{k}": v for k, v in self.evaluate(validation).items()}
             if self.scheduler is not None and self.schedule_per == "epoch":
