@@ -1,4 +1,4 @@
-"""Code for other processors: all of it compiles, and what this machine can run gives the host's results bit by bit."""
+"""Code for other processors compiles, and what this machine can run gives the host's results bit by bit."""
 
 from __future__ import annotations
 
@@ -70,11 +70,15 @@ def large_pieces():
     yield p["tanh"], [f(501, dtype=np.float64)], {}
     yield p["cumsum"], [f(50, 33)], {"dim": 0}
     yield p["random_bits"], [np.array([7, 2**32 - 100], np.uint64)], {"shape": (1001,)}
-    yield p["conv"], [f(2, 5, 9, 9), f(20, 5, 3, 3)], dict(
-        stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=1
+    yield (
+        p["conv"],
+        [f(2, 5, 9, 9), f(20, 5, 3, 3)],
+        {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1},
     )
-    yield p["conv_weight_grad"], [f(3, 6, 8, 8), f(3, 19, 8, 8)], dict(
-        kernel_size=(3, 3), stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=1
+    yield (
+        p["conv_weight_grad"],
+        [f(3, 6, 8, 8), f(3, 19, 8, 8)],
+        {"kernel_size": (3, 3), "stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1},
     )
 
 

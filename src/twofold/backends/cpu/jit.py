@@ -7,10 +7,14 @@ a hash of all that they depend on; a damaged or half-written entry is compiled a
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import itertools
 import os
+import re
 import threading
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ import llvmlite.binding as llvm
 from ...ir import config
 from .target import Target
 
-_MAGIC = b"TWOBJ01\n"
+_MAGIC = b"TWOBJ02\n"
 _LLVM = ".".join(map(str, llvm.llvm_version_info))
 _lock = threading.Lock()
 _initialized: set[bool] = set()
@@ -59,26 +63,54 @@ class Library:
         return address
 
 
-_loaded: dict[str, tuple[Library, int]] = {}  # text -> loaded kernel; equal kernels are one, process-wide
+class Kernel:
+    """A loaded kernel; its library stays loaded as long as somebody has it."""
+
+    __slots__ = ("__weakref__", "address", "library")
+
+    def __init__(self, library: Library, address: int):
+        self.library, self.address = library, address
 
 
-def compile_kernels(texts: dict[str, str], target: Target) -> dict[str, tuple[Library, int]]:
-    """Load modules that hold one function `kernel` each; returns the library and the address of each.
+# Equal kernels are one, process-wide: those of all programs that there are, by processor and text.
+_loaded: weakref.WeakValueDictionary[str, Kernel] = weakref.WeakValueDictionary()
 
-    Code for another processor is compiled only.
+
+def compile_kernels(texts: dict[str, str], target: Target) -> dict[str, Kernel]:
+    """Load modules that hold one function `kernel` each.
+
+    All that are new become one library, in which each has a name of its own: a library for each
+    takes twenty times as long. Code for another processor is compiled only.
     """
+    keys = {symbol: f"{target.cpu} {target.features}\n{text}" for symbol, text in texts.items()}
+    found = {key: kernel for key in keys.values() if (kernel := _loaded.get(key)) is not None}
+    names: dict[str, str] = {}
+    missing: list[str] = []
+    for symbol, key in keys.items():
+        if key not in found and key not in names:
+            names[key] = "k" + hashlib.sha256(texts[symbol].encode()).hexdigest()[:32]
+            missing.append(_renamed(texts[symbol], names[key]))
+    objects = object_codes(missing, target)
     if not target.runs_here:
-        for text in texts.values():
-            object_code(text, target)
         return {}
-    found = {}
-    for symbol, text in texts.items():
-        key = f"{target.cpu} {target.features}\n{text}"
-        if key not in _loaded:
-            library = compile_text(text, target)
-            _loaded[key] = (library, library.address("kernel"))
-        found[symbol] = _loaded[key]
-    return found
+    if objects:
+        library = Library(objects, target)
+        for key, name in names.items():
+            found[key] = _loaded[key] = Kernel(library, library.address(name))
+    return {symbol: found[key] for symbol, key in keys.items()}
+
+
+_DEFINED = re.compile(r"^define [^@]*@([\w.$]+)\(", re.MULTILINE)
+
+
+def _renamed(text: str, name: str) -> str:
+    """The module with its `kernel` called `name`, and the functions private to it called after it.
+
+    The loader keeps one table of the names of a library, private ones too.
+    """
+    for own in _DEFINED.findall(text):
+        text = text.replace(f"@{own}(", f"@{name}(" if own == "kernel" else f"@{name}.{own}(")
+    return text
 
 
 def compile_text(text: str, target: Target) -> Library:
@@ -88,15 +120,82 @@ def compile_text(text: str, target: Target) -> Library:
 
 def object_code(text: str, target: Target) -> bytes:
     """The object file of an IR module for a target."""
+    return object_codes([text], target)[0]
+
+
+def object_codes(texts: Sequence[str], target: Target) -> list[bytes]:
+    """The object files of IR modules, from the cache or compiled now."""
     _initialize(target)
-    path = _cache_path(text, target)
-    data = _read(path)
-    if data is None:
-        module = llvm.parse_assembly(text)
-        module.verify()
-        data = _machine(target).emit_object(module)
-        _write(path, data)
-    return data
+    paths = [_cache_path(text, target) for text in texts]
+    found = [_read(path) for path in paths]
+    missing = [i for i, data in enumerate(found) if data is None]
+    for i, data in zip(missing, _compile_all([texts[i] for i in missing], target), strict=True):
+        _write(paths[i], data)
+        found[i] = data
+    return found  # type: ignore[return-value]
+
+
+# Note [Compiling in parallel]
+# llvmlite takes one lock around every call of LLVM, though code of separate contexts may be generated
+# at the same time. So generating code, which is where the time goes, calls the C function beneath the
+# lock, with a context and a target machine per thread; reading the text stays under it. Where llvmlite
+# has no such function any more, everything is done in turn.
+_emit_unlocked = getattr(llvm.ffi.lib.LLVMPY_TargetMachineEmitToMemory, "_cfn", None)
+
+
+def _compile_all(texts: list[str], target: Target) -> list[bytes]:
+    """Compile modules, on as many threads as there are processors."""
+    workers = min(len(texts), usable_cpus())
+    if workers < 2 or _emit_unlocked is None or not config.PARALLEL.value:
+        machine: Any = _machine(target) if texts else None
+        return [machine.emit_object(_parsed(text)) for text in texts]
+    results: list[Any] = [None] * len(texts)
+    numbers = itertools.count()  # the next text, for whoever is free
+
+    def work() -> None:
+        context, machine = llvm.create_context(), _machine(target)
+        while (i := next(numbers)) < len(texts):
+            try:
+                results[i] = _emit(machine, _parsed(texts[i], context))
+            except Exception as e:
+                results[i] = e
+
+    threads = [threading.Thread(target=work, name=f"twofold-compile-{i}") for i in range(1, workers)]
+    for thread in threads:
+        thread.start()
+    work()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return results
+
+
+def _parsed(text: str, context: Any = None) -> Any:
+    module = llvm.parse_assembly(text, context)
+    module.verify()
+    return module
+
+
+def _emit(machine: Any, module: Any) -> bytes:
+    """`machine.emit_object(module)` without llvmlite's lock."""
+    lib = llvm.ffi.lib
+    with llvm.ffi.OutputString() as error:
+        buffer = _emit_unlocked(machine, module, 1, error)  # type: ignore[misc]
+        if not buffer:
+            raise RuntimeError(str(error))
+    try:
+        return ctypes.string_at(lib.LLVMPY_GetBufferStart(buffer), lib.LLVMPY_GetBufferSize(buffer))
+    finally:
+        lib.LLVMPY_DisposeMemoryBuffer(buffer)
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def assembly(text: str, target: Target) -> str:
@@ -107,13 +206,14 @@ def assembly(text: str, target: Target) -> str:
 
 def _machine(target: Target) -> Any:
     triple = llvm.get_process_triple() if target.is_native else target.triple
+    # static: the loader gets the table of addresses wrong that "pic" needs, where a library has several objects
     return llvm.Target.from_triple(triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=1, reloc="pic", codemodel="jitdefault"
+        cpu=target.cpu, features=target.features, opt=1, reloc="static", codemodel="jitdefault"
     )
 
 
 def _cache_path(text: str, target: Target) -> Path | None:
-    folder = config.cache_folder()
+    folder = config.CACHE_DIR.value
     if folder is None:
         return None
     key = hashlib.sha256()
@@ -165,7 +265,7 @@ def _bound(folder: Path) -> None:
         entries.append((stat.st_mtime, stat.st_size, entry.path))
     total = sum(size for _, size, _ in entries)
     for _, size, name in sorted(entries):
-        if total <= config.CACHE_BYTES:
+        if total <= config.CACHE_BYTES.value:
             return
         try:
             os.unlink(name)

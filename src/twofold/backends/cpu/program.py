@@ -155,7 +155,7 @@ class Program:
     def _address(self, step: Step) -> int:
         """Where the code of a step begins; 0 if it is for another processor."""
         symbol, _ = self._kernels[step.symbol]
-        return self._code[symbol][1] if self._code else 0
+        return self._code[symbol].address if self._code else 0
 
     def __call__(
         self, arrays: Sequence[np.ndarray[Any, Any]], fixed: Sequence[np.ndarray[Any, Any]] = ()

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from .jit import Library, compile_text
+from ...ir import config
+from .jit import Library, compile_text, usable_cpus
 from .target import host
 
 LINE = 128  # bytes between words that different threads write
@@ -305,19 +306,11 @@ def _library() -> Library:
     return _runtime
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def get_num_threads() -> int:
     """Threads that compiled programs use."""
     if _num_threads is not None:
         return _num_threads
-    asked = os.environ.get("TWOFOLD_THREADS")
-    return max(1, int(asked)) if asked else usable_cpus()
+    return config.THREADS.value or usable_cpus()
 
 
 def set_num_threads(num_threads: int) -> None:
