@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import warnings
 import weakref
 
@@ -83,7 +82,7 @@ def test_every_layer(case: Case):
         assert (a is None) is (b is None)
         if a is not None:
             np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-8, atol=1e-9)
-    if weighted and case.name != "Identity":
+    if weighted and case.name not in ("Identity", "Flatten", "Unflatten"):  # which give views
         assert compiled_with_gradients(fn), fn.explain()
 
 
@@ -281,13 +280,17 @@ def test_what_is_saved_is_freed():
     f = tw.compile(lambda x: (x.sin() @ x.cos()).tanh())
     x = tw.rand(4, 4, requires_grad=True)
     y = f(x)
-    saved = [weakref.ref(a) for a in y.grad_fn.arrays if a is not x.detach().numpy()]
+    saved = {id(a) for a in y.grad_fn.arrays}
+    second = f(x)
+    assert len(saved & {id(a) for a in second.grad_fn.arrays}) == 1  # x; the first call's are still needed
+    third = weakref.ref(second.grad_fn.arrays[1])
+    del second
     y.sum().backward()
     assert y.grad_fn.arrays is None
     del y
-    f(x)  # the program holds the arrays of its last call
-    gc.collect()
-    assert sum(r() is not None for r in saved) <= 1  # x itself
+    first, again = f(x), f(x)  # the program keeps those of its last call, and uses them again
+    assert third() is not None and any(a is third() for a in first.grad_fn.arrays)
+    del first, again
 
 
 def test_cheap_values_are_computed_again():

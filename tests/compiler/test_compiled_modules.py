@@ -36,7 +36,7 @@ def test_is_a_module_with_the_same_names():
     model = tw.compile(net)
     assert isinstance(model, nn.Module) and isinstance(model, nn.OptimizedModule)
     assert [n for n, _ in model.named_parameters()] == [n for n, _ in net.named_parameters()]
-    assert list(model.parameters())[0] is net.scale
+    assert next(iter(model.parameters())) is net.scale
     assert list(model.state_dict()) == list(net.state_dict())
     assert [type(m) for m in model.modules()] == [type(m) for m in net.modules()]
     assert model.body is net.body and model.bonus == 2 and model.scale is net.scale
@@ -74,8 +74,12 @@ def test_state_is_loaded():
     assert str(model.load_state_dict(other.state_dict())) == "<All keys matched successfully>"
     model.eval(), other.eval()
     np.testing.assert_array_equal(model(tw.ones(2, 3)).detach().numpy(), other(tw.ones(2, 3)).detach().numpy())
-    model.load_state_dict({k: v * 2 for k, v in net.state_dict().items() if v.dtype.is_floating_point}, False, assign=True)
-    np.testing.assert_allclose(model(tw.ones(2, 3)).detach().numpy(), net(tw.ones(2, 3)).detach().numpy(), rtol=1e-5)
+    model.load_state_dict(
+        {k: v * 2 for k, v in net.state_dict().items() if v.dtype.is_floating_point}, False, assign=True
+    )
+    np.testing.assert_allclose(
+        model(tw.ones(2, 3)).detach().numpy(), net(tw.ones(2, 3)).detach().numpy(), rtol=1e-5
+    )
 
 
 def test_new_memory_of_a_parameter_is_noticed():
@@ -99,7 +103,9 @@ def test_inside_another_module():
     outer(tw.ones(1, 2)).sum().backward()
     assert inner.bias.grad is not None
     whole = tw.compile(outer)
-    np.testing.assert_allclose(whole(tw.ones(1, 2)).detach().numpy(), outer(tw.ones(1, 2)).detach().numpy(), rtol=1e-6)
+    np.testing.assert_allclose(
+        whole(tw.ones(1, 2)).detach().numpy(), outer(tw.ones(1, 2)).detach().numpy(), rtol=1e-6
+    )
 
 
 def test_deepcopy_is_a_model_of_its_own():

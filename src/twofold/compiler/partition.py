@@ -15,8 +15,9 @@ from ..ir.graph import Graph, Node, Value
 # Made again in the backward graph where their inputs are at hand.
 _CHEAP = frozenset(
     (
-        "abs", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "cast", "copy", "eq", "ge", "gt",
-        "isfinite", "le", "logical_not", "lt", "maximum", "minimum", "mul", "ne", "neg", "relu", "sign", "sub", "where",
+        "abs", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "cast", "copy", "eq", "ge",
+        "gt", "isfinite", "le", "logical_not", "lt", "maximum", "minimum", "mul", "ne", "neg", "relu", "sign",
+        "sub", "where",
     )
 )  # fmt: skip
 _SAME_SIZE = frozenset(("reshape", "permute", "expand"))
@@ -38,7 +39,9 @@ class Partition:
     sources: list[tuple[str, int]]
 
 
-def partition(graph: Graph, num_outputs: int, num_results: int, num_seeds: int, written: Iterable[int]) -> Partition:
+def partition(
+    graph: Graph, num_outputs: int, num_results: int, num_seeds: int, written: Iterable[int]
+) -> Partition:
     """Cut `graph`.
 
     Args:
@@ -71,7 +74,9 @@ def partition(graph: Graph, num_outputs: int, num_results: int, num_seeds: int, 
     return Partition(forward, backward, sources)
 
 
-def extract(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], nodes: set[Node] | None = None) -> Graph:
+def extract(
+    graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], nodes: set[Node] | None = None
+) -> Graph:
     """The graph that computes `outputs` from `inputs`, by the given nodes or by all that are needed."""
     new = Graph(graph.name)
     values = {v: new.add_input(v.type, v.name) for v in inputs}
@@ -103,7 +108,12 @@ def _ancestors(values: Iterable[Value], stop: set[Value] | None = None) -> set[N
 
 
 def _choose(
-    graph: Graph, ahead: set[Node], behind: set[Node], seeds: set[Value], results: dict[Value, int], grads: list[Value]
+    graph: Graph,
+    ahead: set[Node],
+    behind: set[Node],
+    seeds: set[Value],
+    results: dict[Value, int],
+    grads: list[Value],
 ) -> tuple[list[Value], set[Node]]:
     """The values to save, in order, and the forward nodes to make again."""
     saved: dict[Value, None] = {}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff import tape
-from ..autodiff.handle import Tensor, mode, storage_of, wrap
+from ..autodiff.handle import Tensor, mode, wrap
 from ..autodiff.replay import replay
 from ..autodiff.tape import Node, _numbers
 from ..backends.cpu.program import Program

@@ -260,6 +260,7 @@ __all__ = [
     "MultiheadAttention",
     "NLLLoss",
     "NLLLoss2d",
+    "OptimizedModule",
     "PReLU",
     "PairwiseDistance",
     "Parameter",

@@ -65,7 +65,7 @@ class OptimizedModule(Module):
         return self._orig_mod[index]  # type: ignore[index]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._orig_mod)  # type: ignore[call-overload]
+        return iter(self._orig_mod)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return OptimizedModule(*copy.deepcopy((self._orig_mod, self._call), memo))
@@ -77,11 +77,11 @@ class OptimizedModule(Module):
 
 # The module's own methods, which a subclass may have overridden.
 _DELEGATED = (
-    "_apply", "_save_to_state_dict", "add_module", "apply", "bfloat16", "buffers", "children", "cpu", "cuda", "double",
-    "eval", "extra_repr", "float", "get_buffer", "get_extra_state", "get_parameter", "get_submodule", "half",
-    "load_state_dict", "modules", "named_buffers", "named_children", "named_modules", "named_parameters", "parameters",
-    "register_buffer", "register_module", "register_parameter", "requires_grad_", "set_extra_state", "set_submodule",
-    "share_memory", "state_dict", "to", "train", "type", "zero_grad",
+    "_apply", "_save_to_state_dict", "add_module", "apply", "bfloat16", "buffers", "children", "cpu", "cuda",
+    "double", "eval", "extra_repr", "float", "get_buffer", "get_extra_state", "get_parameter", "get_submodule", "half",
+    "load_state_dict", "modules", "named_buffers", "named_children", "named_modules", "named_parameters",
+    "parameters", "register_buffer", "register_module", "register_parameter", "requires_grad_", "set_extra_state",
+    "set_submodule", "share_memory", "state_dict", "to", "train", "type", "zero_grad",
 )  # fmt: skip
 
 
