@@ -10,9 +10,12 @@ from typing import Any
 
 from ..autodiff.handle import Tensor, mode
 from ..backends.cpu.program import Program
+from ..ir import config
 from ..ir.errors import TraceError, TwofoldWarning
 from ..ir.tree import flatten
-from .specialize import PASSES, Specialization, optimize, specialize
+from .inspect import explain
+from .pipeline import PASSES, optimize
+from .specialize import Specialization, specialize
 from .trace import Slot, trace_call
 
 _MANY_RETRACES = 8
@@ -34,7 +37,7 @@ class Compiled:
         self._plain: dict[Any, tuple[Any, Specialization]] = {}  # for tensors alone, by what is quickly looked at
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if mode.tracer is not None:
+        if mode.tracer is not None or not config.COMPILE.value:
             return self.fn(*args, **kwargs)
         quick = None if kwargs else _quick_key(args)
         if quick is not None:
@@ -56,6 +59,7 @@ class Compiled:
 
     def _specialize(self, known: list[Any], key: Any, args: Any, kwargs: Any) -> tuple[Any, Specialization | None]:
         self.reasons.append(self._reason(known, key))
+        explain(f"{self!r} is compiled: {self.reasons[-1]}")
         if len(self.reasons) == _MANY_RETRACES:
             warnings.warn(
                 f"{self!r} was compiled {_MANY_RETRACES} times; the last reason: {self.reasons[-1]}",

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..autodiff.bind import current_node, rebase_history, require_writable
 from ..autodiff.handle import Settings, Tensor, storage_of, wrap
 from ..backends.cpu.program import Program
-from ..ir.graph import Graph
 from .derivative import Derivative, Made
+from .inspect import introduce
 from .partition import extract, partition
-from .passes import canonicalize, fold, layout, prune, share
+from .pipeline import run_passes
 from .recorded import Backward, CompiledNode
 from .trace import Trace
-
-# In this order; each is a function from Graph to Graph.
-PASSES: tuple[Callable[[Graph], Graph], ...] = (prune, fold, layout, canonicalize, share, prune)
-
-
-def optimize(graph: Graph) -> Graph:
-    """Run the passes; every result is verified."""
-    for run in PASSES:
-        graph = run(graph)
-    graph.verify()
-    return graph
-
 
 def specialize(traced: Trace) -> Specialization:
     """Compile a trace."""
@@ -69,7 +57,8 @@ class Specialization:
                 self._written_state.append(target.handle)
 
     def _compile(self, traced: Trace) -> Program:
-        return Program(optimize(traced.graph), self.updates)
+        graph, history = run_passes(traced.graph)
+        return introduce(Program(graph, self.updates), history)
 
     def run(self, tensors: Sequence[Tensor]) -> Any:
         """Call the program on the arguments' tensors; state is read from and written to its place."""
@@ -118,7 +107,8 @@ class Differentiable(Specialization):
         num_outputs = len(graph.outputs) - len(d.values)
         num_inputs = len(graph.inputs) - len(d.seeds)
         written = set(self.updates.values())
-        parts = partition(optimize(graph), num_outputs, traced.num_results, len(d.seeds), written)
+        optimized, history = run_passes(graph)
+        parts = partition(optimized, num_outputs, traced.num_results, len(d.seeds), written)
         whole = extract(graph, graph.inputs, d.values)
         used = {v for node in whole.nodes for v in node.inputs} | set(whole.outputs)
         given = [i for i in range(num_inputs) if whole.inputs[i] in used]
@@ -137,7 +127,7 @@ class Differentiable(Specialization):
         ends = {w if isinstance(w, int) else self._input_of(w, traced): e for e, w in enumerate(d.wanted)}
         self.backward = Backward(
             graph.name,
-            Program(parts.backward),
+            introduce(Program(parts.backward), history),
             extract(whole, [*(whole.inputs[i] for i in given), *whole.inputs[num_inputs:]], whole.outputs),
             [v.type for v in d.seeds],
             d.reached,
@@ -145,7 +135,7 @@ class Differentiable(Specialization):
             [places[s] for s in sources[len(parts.sources) :]],
             [ends.get(i) for i in given],
         )
-        return Program(parts.forward, self.updates)
+        return introduce(Program(parts.forward, self.updates), history)
 
     def _input_of(self, handle: Tensor, traced: Trace) -> int:
         return traced.num_args + len(self._grads) + next(i for i, h in enumerate(self._handles) if h is handle)

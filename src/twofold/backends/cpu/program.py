@@ -15,7 +15,9 @@ import numpy as np
 from ...ir.errors import TwofoldError
 from ...ir.evaluate import evaluate, located
 from ...ir.graph import Graph, Node, Value
+from . import recording
 from . import team as _team
+from .cost import Cost, cost_of, program_text
 from .jit import assembly, compile_kernels
 from .layout import Buffer
 from .lowering import Lowering
@@ -37,6 +39,7 @@ class Program:
 
     def __init__(self, graph: Graph, updates: dict[int, int] | None = None, target: Target | None = None):
         self.graph = graph
+        self.history: Any = None  # of the passes that made the graph, if there were any
         self.updates = updates or {}
         self.target = target or host()
         started = time.perf_counter()
@@ -55,6 +58,19 @@ class Program:
         self._lock = threading.Lock()
         self._plan(lowering)
         self._allocate()
+
+    def __str__(self) -> str:
+        return program_text(self)
+
+    def cost(self) -> Cost:
+        """Operations, bytes, memory and kernels of one call; print it for a table."""
+        return cost_of(self)
+
+    def graph_after(self, name: str) -> Graph:
+        """The graph as it was after the pass of that name; "trace" is the one before all passes."""
+        if self.history is None:
+            raise TwofoldError("this program was made of a graph directly, no pass ran", op="graph_after")
+        return self.history.after(name)
 
     def kernels(self) -> str:
         """A line per kernel, in order; steps that call the NumPy reference say so."""
@@ -150,7 +166,7 @@ class Program:
             [[self._address(s), s.chunks, base + 8 * starts[id(s)]] for s in steps], np.uint64
         )
         memory, tickets = _team.tickets(len(steps))
-        return table.ctypes.data, len(steps), tickets, table, memory
+        return table.ctypes.data, len(steps), tickets, table, memory, steps
 
     def _address(self, step: Step) -> int:
         """Where the code of a step begins; 0 if it is for another processor."""
@@ -218,7 +234,9 @@ class Program:
                     self._arrays[number - 2] = out.reshape(-1)
             outputs.append(out)
         team = _team.team()
-        for part in self._parts:
+        if recording.listener is not None:
+            self._run_recorded(team, recording.listener)
+        for part in self._parts if recording.listener is None else ():
             if part.__class__ is tuple:
                 team.run(part[0], part[1], part[2])
             else:
@@ -236,6 +254,22 @@ class Program:
             else:
                 outputs[i] = array
         return outputs
+
+    def _run_recorded(self, team: Any, listener: recording.Listener) -> None:
+        """Run the steps one by one and tell the listener how long each took."""
+        number = 0
+        for part in self._parts:
+            is_native = part.__class__ is tuple
+            for i in range(len(part[5]) if is_native else 1):
+                if self._notes[0]:
+                    return
+                started = time.perf_counter_ns()
+                if is_native:
+                    team.run(part[0] + i * _team.PHASE_BYTES, 1, part[2])
+                else:
+                    self._run_numpy(part)
+                listener(self, number, started, time.perf_counter_ns())
+                number += 1
 
     def _run_numpy(self, node: Node) -> None:
         out = evaluate(node.prim, [self._array(v) for v in node.inputs], node.params)
