@@ -84,6 +84,8 @@ def run_backward(
                     found[k] = grads[index]
             if useful is not None and node not in useful:
                 continue
+            if mode.tracer is not None:
+                mode.tracer.origin = node
             results = node.backward(grads)
             if tape.check_nan:
                 tape.require_no_nan(node, results)
@@ -106,6 +108,8 @@ def run_backward(
                 found[k] = g
     finally:
         mode.grad = previous_mode
+        if mode.tracer is not None:
+            mode.tracer.origin = None
     return found
 
 

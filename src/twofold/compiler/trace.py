@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ..autodiff import tape
 from ..autodiff.handle import Settings, Tensor, mode, storage_of, wrap
 from ..backends.reference import interpret
 from ..ir.errors import ShapeError, TraceError, user_location
@@ -69,6 +70,7 @@ class Tracer:
         self.histories: list[tuple[Any, ...]] = []  # of these views, as they were before
         self.versions: dict[int, tuple[Any, int]] = {}  # storages from outside: version before the trace
         self.scopes: list[tuple[str, int]] = []
+        self.origin: tape.Node | None = None  # the operation whose derivative is being traced
         self.calls: dict[str, int] = {}
         self.names: dict[int, str] = {}
         self.grads: dict[int, tuple[Tensor, Tensor | None, bool]] = {}  # (tensor, its grad before, read first)
@@ -89,7 +91,10 @@ class Tracer:
         values = [
             self.value_of(t) if isinstance(t, Tensor) else self.graph.constant(t, dtype) for t in inputs
         ]
-        outs = self.graph.add(p, tuple(values), params, location=user_location(), scope=tuple(self.scopes))
+        location, scope = None, tuple(self.scopes)
+        if self.origin is not None:
+            location, scope = self.origin.location, (*scope, (f"{self.origin.name}_backward", 0))
+        outs = self.graph.add(p, tuple(values), params, location=location or user_location(), scope=scope)
         return outs if p.multiple else outs[0]
 
     def write(self, t: Tensor, new: Tensor) -> None:
@@ -219,12 +224,12 @@ class Tracer:
     # --- the end --------------------------------------------------------------------------
 
     def __enter__(self) -> Tracer:
-        self.outer = mode.tracer
-        mode.tracer = self
+        self.outer, self.kept = mode.tracer, tape.keep_locations
+        mode.tracer, tape.keep_locations = self, True
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        mode.tracer = self.outer
+        mode.tracer, tape.keep_locations = self.outer, self.kept
         for storage, version in self.versions.values():
             storage.version = version
         for root in self.roots.values():
