@@ -15,6 +15,9 @@ from .pipeline import run_passes
 from .recorded import Backward, CompiledNode
 from .trace import Trace
 
+_new = object.__new__
+
+
 def specialize(traced: Trace) -> Specialization:
     """Compile a trace."""
     return Specialization(traced) if traced.derivative is None else Differentiable(traced, traced.derivative)
@@ -74,13 +77,16 @@ class Specialization:
         """Run on the arguments' arrays, and note the changes of state."""
         if self._changes != Settings.changes:
             self._look()
-        for slot in self._grads:
-            arrays.append(slot.read())
+        if self._grads:
+            arrays.extend([slot.read() for slot in self._grads])
+        for _, handle in self._set:
+            handle._grad = None  # so that the program may use its memory again
         outputs = self.program(arrays, self._fixed)
         for storage in self._storages:
             storage.version += 1
         for k, handle in self._set:
-            handle._grad = wrap(outputs[k])
+            handle._grad = grad = _new(Tensor)  # wrap(), without the call: there may be hundreds
+            grad._value = outputs[k]
         for slot in self.trace.cleared:
             slot.write(None)
         return outputs

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,7 @@ class Program:
         self._late = [(i, v) for i, v in enumerate(self.graph.outputs) if i not in self.direct]
         self._looks = bool(self._late) or any(step.kind == "numpy" for step in self.steps)  # at arrays, from Python
         self._fixed: Any = None
+        self._outputs: list[Any] = [None] * len(self._results)  # of the last call
         self._parts: list[Any] = []
         for is_native, steps in itertools.groupby(self.steps, lambda step: step.kind != "numpy"):
             if is_native:
@@ -222,10 +224,15 @@ class Program:
         if not copied:
             self._fixed = fixed
         outputs: list[Any] = []
-        for shape, dtype, out_place in self._results:
+        before = self._outputs
+        for i, (shape, dtype, out_place) in enumerate(self._results):
+            out = before[i]
+            if out is not None and getrefcount(out) <= _ALONE:  # nobody has it any more: use it again
+                outputs.append(out)
+                continue
             out = None
             if out_place is not None:
-                out = np.empty(shape, dtype)
+                before[i] = out = np.empty(shape, dtype)
                 number, places = out_place
                 address = _address_of(out)
                 for place in places:
@@ -301,6 +308,14 @@ def _address_surely(array: np.ndarray[Any, Any]) -> int:
     return array.ctypes.data
 
 
+def _count_of_one() -> int:
+    """The references to an array that is in a list only, as `_run` counts them."""
+    out = _LISTED[0]
+    return getrefcount(out)
+
+
+_LISTED = [np.empty(0)]
+_ALONE = _count_of_one()
 _pointer = ctypes.c_void_p.from_address
 _HEADER = object.__basicsize__
 # NumPy's own ways make two objects each time, which takes five times as long.
