@@ -178,6 +178,7 @@ class Tracer:
         if root is None:
             name = self.names.get(id(t)) or getattr(t, "name", None)
             root = self.roots[id(t)] = Root(t, self.graph.add_input(t.type_, name))
+            t._watched = True
             if self.entries and t._requires_grad and t._node is not None:
                 root.origin = enter(t, root.start)
                 t._history += 1  # its views are made anew, from the entry
@@ -287,7 +288,7 @@ class Guard:
                 )
         for t, before in self.tensors:
             if _tensor_settings(t) != before:
-                return f"a tensor of shape {t.shape} has other hooks, another type, or requires_grad={t._requires_grad}"
+                return f"a tensor of shape {t.shape} has another type or hooks, or requires_grad={t._requires_grad}"
         return "nothing that is watched"
 
 
