@@ -77,6 +77,7 @@ def check(
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             warnings.filterwarnings("ignore", category=RuntimeWarning)
+            warnings.filterwarnings("ignore", message=r"\[kl_div\]")
             for i, args in enumerate(given):
                 if before is not None:
                     before(i, watched)

@@ -172,6 +172,8 @@ def trace_body(
 
 def _check_pure(what: str, tracer: Tracer, handles: list[Tensor], starts: list[Value]) -> None:
     """Refuse writes to tensors from outside: they would be lost, or made though the branch did not run."""
+    for attributes in tracer.attributes:
+        attributes.require_same()
     for t, before, _ in tracer.grads.values():
         local = isinstance(t._value, Value) and t._value.graph is tracer.graph
         if t._grad is not before and (not local or any(t is h for h in handles)):

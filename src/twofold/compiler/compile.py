@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 from ..autodiff.handle import Tensor, mode
 from ..backends.cpu.program import Program
 from ..ir import config
+from ..ir.dtypes import get_default_dtype
 from ..ir.errors import TraceError, TwofoldWarning
 from ..ir.tree import flatten
+from .arguments import context, signature, unseen
 from .inspect import explain
 from .pipeline import PASSES, optimize
 from .specialize import Specialization, specialize
@@ -35,27 +38,32 @@ class Compiled:
         self.specializations: dict[Any, list[tuple[Any, Specialization | None]]] = {}
         self.reasons: list[str] = []
         self._plain: dict[Any, tuple[Any, Specialization]] = {}  # for tensors alone, by what is quickly looked at
+        self._lock = threading.RLock()  # a trace borrows the tensors from outside
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if mode.tracer is not None or not config.COMPILE.value:
             return self.fn(*args, **kwargs)
-        quick = None if kwargs else _quick_key(args)
-        if quick is not None:
-            last = self._plain.get(quick)
-            if last is not None and last[0].holds():
-                return last[1].run(args)
-        leaves, tree = flatten((args, kwargs))
-        tensors = [x for x in leaves if isinstance(x, Tensor)]
-        key = (tree, mode.grad, tuple([_signature(x) for x in leaves]))
-        known = self.specializations.setdefault(key, [])
-        found = next((entry for entry in known if entry[0].holds()), None)
-        if found is None:
-            found = self._specialize(known, key, args, kwargs)
-        if found[1] is None:
-            return self.fn(*args, **kwargs)
-        if quick is not None:
-            self._plain[quick] = found  # type: ignore[assignment]
-        return found[1].run(tensors)
+        with self._lock:
+            quick = None if kwargs else _quick_key(args)
+            if quick is not None:
+                last = self._plain.get(quick)
+                if last is not None and last[0].holds() and not last[1].shares(args):
+                    return last[1].run(args)
+            if kwargs:
+                kwargs = {name: kwargs[name] for name in sorted(kwargs)}
+            leaves, tree = flatten((args, kwargs))
+            tensors = [x for x in leaves if isinstance(x, Tensor)]
+            key = (tree, context(), tuple([signature(x) for x in leaves]))
+            known = self.specializations.setdefault(key, [])
+            found = next((entry for entry in known if entry[0].holds()), None)
+            if found is None:
+                found = self._specialize(known, key, args, kwargs)
+            program = found[1]
+            if program is not None and not program.shares(tensors):
+                if quick is not None:
+                    self._plain[quick] = found  # type: ignore[assignment]
+                return program.run(tensors)
+        return self.fn(*args, **kwargs)
 
     def _specialize(self, known: list[Any], key: Any, args: Any, kwargs: Any) -> tuple[Any, Specialization | None]:
         self.reasons.append(self._reason(known, key))
@@ -68,6 +76,12 @@ class Compiled:
             )
         entry: tuple[Any, Specialization | None]
         try:
+            odd = unseen(key[2])
+            if odd is not None:
+                raise TraceError(
+                    f"changes of an argument {odd} can't be noticed",
+                    hint="pass a tensor, a tuple, or an object that can be hashed",
+                )
             traced = trace_call(self.fn, args, kwargs, derivative=True)
         except TraceError as e:
             if self.fullgraph:
@@ -92,7 +106,9 @@ class Compiled:
         if tree != key[0]:
             return f"the arguments are nested as {key[0]}, before as {tree}"
         if grad != key[1]:
-            return f"gradients are {'on' if key[1] else 'off'} now"
+            if grad[0] != key[1][0]:
+                return f"gradients are {'on' if key[1][0] else 'off'} now"
+            return "inference mode or the default dtype is another now"
         for i, (new, old) in enumerate(zip(key[2], signature, strict=True)):
             if new != old:
                 return f"argument {i} is {new}, before {old}"
@@ -123,7 +139,7 @@ class _Always:
 
 def _quick_key(args: tuple[Any, ...]) -> Any:
     """What distinguishes calls with tensors alone; None if there is something else among the arguments."""
-    key: list[Any] = [mode.grad]
+    key: list[Any] = [mode.grad, mode.inference, get_default_dtype()]
     for x in args:
         if x.__class__ is not Tensor:
             return None
@@ -133,16 +149,6 @@ def _quick_key(args: tuple[Any, ...]) -> Any:
         if x._base is not None or x._requires_grad:
             key.append((x.requires_grad, x._node is None))
     return tuple(key)
-
-
-def _signature(x: Any) -> Any:
-    if isinstance(x, Tensor):
-        return (x.shape, x.dtype.name, x.requires_grad, x.is_leaf)
-    try:
-        hash(x)
-    except TypeError:
-        return id(x)
-    return x
 
 
 def compile(

@@ -41,6 +41,7 @@ class Specialization:
         self._fixed: list[Any] = []  # arrays of the state, while no tensor gets other memory
         self._changes = -1
         self._sort_updates(traced)
+        self._changes_arguments = bool(self._written or self._given_grads or traced.flags)
         self.program = self._compile(traced)
 
     def _sort_updates(self, traced: Trace) -> None:
@@ -50,11 +51,17 @@ class Specialization:
         self.updates: dict[int, int] = {}  # number of an output -> number of the input that it goes to
         self._written: list[int] = []
         self._set: list[tuple[int, Tensor]] = []
+        self._refilled: list[tuple[int, Any]] = []
+        self._given_grads: list[tuple[int, int]] = []  # of arguments
         self._written_state: list[Tensor] = []
         for k, target in enumerate(traced.updates, traced.num_results):
             if isinstance(target, int):
                 self.updates[k] = target
                 self._written.append(target)
+            elif target.argument is not None:
+                self._given_grads.append((k, target.argument))
+            elif target.in_place:
+                self._refilled.append((k, target))
             elif target.is_grad:
                 self._set.append((k, target.handle))
             else:
@@ -68,12 +75,20 @@ class Specialization:
     def run(self, tensors: Sequence[Tensor]) -> Any:
         """Call the program on the arguments' tensors; state is read from and written to its place."""
         outputs = self._call([x._value for x in tensors])
-        if self._written:
-            for i in self._written:
-                storage_of(tensors[i]).version += 1
+        if self._changes_arguments:
+            self._change(tensors, outputs)
         if self.gives_one:
             return wrap(outputs[0])
         return self.trace.rebuild([wrap(outputs[k]) for k in range(self.num_results)], tensors)
+
+    def _change(self, tensors: Sequence[Tensor], outputs: list[Any]) -> None:
+        """What a call leaves on its arguments."""
+        for i in self._written:
+            storage_of(tensors[i]).version += 1
+        for i, flag in self.trace.flags:
+            tensors[i]._requires_grad = flag
+        for k, i in self._given_grads:
+            tensors[i]._grad = wrap(outputs[k])
 
     def _call(self, arrays: list[Any]) -> list[Any]:
         """Run on the arguments' arrays, and note the changes of state."""
@@ -81,14 +96,17 @@ class Specialization:
             self._look()
         if self._grads:
             arrays.extend([slot.read() for slot in self._grads])
-        for _, handle in self._set:
-            handle._grad = None  # so that the program may use its memory again
+        if not self._refilled:
+            for _, handle in self._set:
+                handle._grad = None  # so that the program may use its memory again
         if tape.check_nan:
             outputs = run_checked(self.program, self.trace.graph, arrays, self._fixed)
         else:
             outputs = self.program(arrays, self._fixed)
         for storage in self._storages:
             storage.version += 1
+        for k, slot in self._refilled:
+            slot.write(outputs[k])
         for k, handle in self._set:
             handle._grad = grad = _new(Tensor)  # wrap(), without the call: there may be hundreds
             grad._value = outputs[k]
@@ -96,11 +114,36 @@ class Specialization:
             slot.write(None)
         return outputs
 
+    def shares(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether memory is written that is also an argument, or another one; programs take it to be apart.
+
+        Or whether an argument that gets a gradient has one.
+        """
+        for _, i in self._given_grads:
+            if tensors[i]._grad is not None:
+                return True
+        if not self._written and not self._written_state:
+            return False
+        if self._changes != Settings.changes:
+            self._look()
+        seen: dict[int, bool] = {}
+        for i, t in enumerate(tensors):
+            key = id(t if t._storage is None else t._storage)
+            written = i in self._written
+            if key in self._memory and (written or self._memory[key]):
+                return True
+            if key in seen and (written or seen[key]):
+                return True
+            seen[key] = written
+        return False
+
     def _look(self) -> None:
         """Find the arrays of the state; `Settings.changes` counts where a tensor gets another array."""
         changes = Settings.changes
         self._fixed = [handle._value for handle in self._handles]
         self._storages = [storage_of(handle) for handle in self._written_state]
+        self._memory = {id(storage_of(handle)): False for handle in self._handles}  # of state: whether it is written
+        self._memory.update((id(storage), True) for storage in self._storages)
         self._changes = changes
 
 
@@ -156,11 +199,10 @@ class Differentiable(Specialization):
         rebased = [tensors[t] if isinstance(t, int) else t.handle for t in self._rebased]
         for t in rebased:
             require_writable(t)
-        edges = [_edge(tensors[w] if w.__class__ is int else w) for w in self.derivative.wanted]
+        edges = [_edge(tensors[w] if isinstance(w, int) else w) for w in self.derivative.wanted]
         arrays = [x._value for x in tensors]
         outputs = self._call(arrays)
-        for i in self._written:
-            storage_of(tensors[i]).version += 1
+        self._change(tensors, outputs)
         made = [wrap(outputs[k]) for k in range(self.num_results)]
         node = self._record(tensors, arrays, outputs, made, edges)
         for i, k in enumerate(self._roots):
@@ -179,6 +221,7 @@ class Differentiable(Specialization):
         saved, versions = [], []
         first = len(arrays)
         for i in self._inputs:
+            t: Any
             if i < len(tensors):
                 t, array = tensors[i], arrays[i]
             elif i < first:

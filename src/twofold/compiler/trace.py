@@ -16,22 +16,23 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..autodiff import tape
-from ..autodiff.handle import Settings, Tensor, mode, storage_of, wrap
+from ..autodiff.handle import Settings, Tensor, alias, mode, storage_of, wrap
 from ..backends.reference import interpret
 from ..ir.errors import ShapeError, TraceError, user_location
 from ..ir.graph import Graph, Value
 from ..ir.primitive import Primitive
 from ..ir.tree import Tree, flatten
 from ..ir.types import TensorType, contiguous_strides
+from .attributes import Attributes, attributes_of
 from .derivative import Derivative, Made, differentiate
 from .entry import enter
+from .results import Given, Gradient, ViewOf, base_of, find
 
 
 class Root:
@@ -76,6 +77,7 @@ class Tracer:
         self.grads: dict[int, tuple[Tensor, Tensor | None, bool]] = {}  # (tensor, its grad before, read first)
         self.flags: dict[int, tuple[Tensor, bool]] = {}  # tensors whose requires_grad was set, and what it was
         self.objects: dict[int, Any] = {}  # modules and optimizers that took part
+        self.attributes: list[Attributes] = []  # of these modules, as they were before
 
     # --- what bind and write call ---------------------------------------------------------
 
@@ -88,9 +90,7 @@ class Tracer:
                 hint="use a form of fixed shape, e.g. where(mask, x, 0) instead of x[mask]",
             )
         dtype = next((t.dtype for t in reversed(inputs) if isinstance(t, Tensor)), None)
-        values = [
-            self.value_of(t) if isinstance(t, Tensor) else self.graph.constant(t, dtype) for t in inputs
-        ]
+        values = [self.value_of(t) if isinstance(t, Tensor) else self.graph.constant(t, dtype) for t in inputs]
         location, scope = None, tuple(self.scopes)
         if self.origin is not None:
             location, scope = self.origin.location, (*scope, (f"{self.origin.name}_backward", 0))
@@ -136,7 +136,11 @@ class Tracer:
 
     def touch(self, obj: Any) -> None:
         """A module or optimizer takes part: its plain attributes shape the graph."""
-        self.objects[id(obj)] = obj
+        if id(obj) not in self.objects:
+            self.objects[id(obj)] = obj
+            before = attributes_of(obj)
+            if before is not None:
+                self.attributes.append(before)
 
     def concrete(self, t: Tensor, why: str = "its value") -> np.ndarray[Any, Any]:
         """The array of `t`, which does not exist while tracing."""
@@ -242,6 +246,8 @@ class Tracer:
             t._grad = grad
         for t, flag in self.flags.values():
             t._requires_grad = flag
+        for before in self.attributes:
+            before.restore()
 
 
 class Guard:
@@ -254,8 +260,9 @@ class Guard:
     def __init__(self, tracer: Tracer):
         self.objects = [(obj, obj._settings()) for obj in tracer.objects.values()]
         self.grads = [(t, grad is None) for t, grad, is_read in tracer.grads.values() if is_read]
-        handles = [root.handle for root in tracer.roots.values()]
+        handles = [root.handle for root in tracer.roots.values()] + [view for view, _, _ in tracer.views.values()]
         self.tensors = [(t, _tensor_settings(t)) for t in handles]
+        self.bases = [t._base for t in handles]  # alive, so that none of another's is taken for it
         self.changes = Settings.changes
 
     def holds(self) -> bool:
@@ -294,17 +301,26 @@ class Guard:
 
 def _tensor_settings(t: Tensor) -> Any:
     hooks = [*(t._hooks or {}).values(), *(t._post_hooks or {}).values()]
-    return (t._requires_grad, t.shape, t.dtype, hooks)
+    return (t._requires_grad, t.shape, t.dtype, hooks, id(t._base))
 
 
 class Slot:
-    """Where a piece of state lives between calls: a tensor, or the `.grad` of one."""
+    """Where a piece of state lives between calls: a tensor, or the `.grad` of one.
 
-    __slots__ = ("handle", "is_grad")
+    Attributes:
+        in_place: the gradient that is there is written to, and not replaced.
+        argument: `handle` is that argument in a call.
+    """
 
-    def __init__(self, handle: Tensor, is_grad: bool = False):
+    __slots__ = ("argument", "handle", "in_place", "is_grad")
+
+    def __init__(
+        self, handle: Tensor, is_grad: bool = False, in_place: bool = False, argument: int | None = None
+    ):
+        self.argument = argument
         self.handle = handle
         self.is_grad = is_grad
+        self.in_place = in_place
 
     def read(self) -> np.ndarray[Any, Any]:
         t = self.handle._grad if self.is_grad else self.handle
@@ -316,11 +332,15 @@ class Slot:
         return t._value
 
     def write(self, array: np.ndarray[Any, Any] | None) -> None:
-        if self.is_grad:
-            self.handle._grad = None if array is None else wrap(array)
+        target = self.handle
+        if self.is_grad and not self.in_place:
+            target._grad = None if array is None else wrap(array)
             return
-        np.copyto(self.handle._value, array)  # type: ignore[arg-type]
-        storage_of(self.handle).version += 1
+        if self.is_grad:
+            assert target._grad is not None
+            target = target._grad
+        np.copyto(target._value, array)  # type: ignore[arg-type]
+        storage_of(target).version += 1
 
 
 class Trace:
@@ -346,14 +366,17 @@ class Trace:
         updates: list[Slot | int],
         cleared: list[Slot],
         derivative: Derivative | None,
+        num_results: int,
+        flags: list[tuple[int, bool]],
     ):
         self.graph = tracer.graph
+        self.flags = flags  # arguments that the code makes leaves that require a gradient, or not
         self.guard = Guard(tracer)
         self.state = state
         self.updates = updates  # an int is the number of an argument that was written in place
         self.cleared = cleared  # gradients that are None afterwards
         self.derivative = derivative
-        self.num_results = len({r.number for r in result if r.__class__ is Made})
+        self.num_results = num_results
         self.num_args = sum(s is _TENSOR for s in statics)
         self._args_tree, self._statics = args_tree, statics
         self._result, self._result_tree = result, result_tree
@@ -370,11 +393,18 @@ class Trace:
                 )
         outputs = interpret(self.graph, arrays)
         for target, array in zip(self.updates, outputs[self.num_results :], strict=True):
-            slot = Slot(tensors[target]) if isinstance(target, int) else target
-            slot.write(array)
+            self.slot(target, tensors).write(array)
+        for i, flag in self.flags:
+            tensors[i]._requires_grad = flag
         for slot in self.cleared:
             slot.write(None)
         return self.rebuild([wrap(array) for array in outputs[: self.num_results]], tensors)
+
+    def slot(self, target: Slot | int, tensors: Sequence[Tensor]) -> Slot:
+        """The place of an update in a call on these arguments."""
+        if isinstance(target, int):
+            return Slot(tensors[target])
+        return target if target.argument is None else Slot(tensors[target.argument], is_grad=True)
 
     def _check_arguments(self, args: Any, kwargs: Any) -> list[Tensor]:
         leaves, tree = flatten((args, kwargs))
@@ -388,29 +418,16 @@ class Trace:
                 raise TraceError(f"traced with the value {static!r}, called with {leaf!r}", hint="trace it again")
         return tensors
 
-    def rebuild(self, made: list[Tensor], given: list[Tensor]) -> Any:
+    def rebuild(self, made: Sequence[Tensor], given: Sequence[Tensor]) -> Any:
         """What the function returns, from the tensors that it makes and its arguments'."""
-        leaves = []
-        for r in self._result:
-            if r.__class__ is Made:
-                r = made[r.number]
-            elif r.__class__ is _Given:
-                r = given[r.number]
-            leaves.append(r)
-        return self._result_tree.unflatten(leaves)
+        views: dict[int, Tensor] = {}
+        return self._result_tree.unflatten([find(r, made, given, views) for r in self._result])
 
     def __str__(self) -> str:
         return str(self.graph)
 
 
 _TENSOR = object()  # stands for a tensor among static leaves
-
-
-@dataclass(frozen=True)
-class _Given:
-    """Stands for an argument that is returned itself."""
-
-    number: int
 
 
 def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
@@ -454,8 +471,12 @@ def trace_call(fn: Callable[..., Any], args: Any, kwargs: Any, *, derivative: bo
         handles.append(handle)
         traced_leaves.append(handle)
     starts = [h._value for h in handles]
+    watched = [*statics, getattr(fn, "__self__", None)]
     traced_args, traced_kwargs = args_tree.unflatten(traced_leaves)
     with tracer:
+        for obj in watched:
+            if hasattr(obj, "_settings"):
+                tracer.touch(obj)
         result = fn(*traced_args, **traced_kwargs)
         result_leaves, result_tree = flatten(result)
         made, result_leaves = _sort_results(result_leaves, handles, tracer)
@@ -469,6 +490,14 @@ def trace_call(fn: Callable[..., Any], args: Any, kwargs: Any, *, derivative: bo
         for slot, value in grads:
             updates.append(slot)
             outputs.append(value)
+        given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        grads, flags = _grads_of_arguments(handles, given, tracer)
+        for slot, value in grads:
+            updates.append(slot)
+            outputs.append(value)
+        for before in tracer.attributes:
+            before.require_same()
+        _check_memory(tracer)
         owners = {id(grad): t for t, grad, _ in tracer.grads.values() if grad is not None}
         for root in tracer.roots.values():
             if root.written and id(root.handle) not in owners:
@@ -491,26 +520,47 @@ def trace_call(fn: Callable[..., Any], args: Any, kwargs: Any, *, derivative: bo
     for i, value in enumerate(tracer.graph.inputs):
         value.index = i
     tracer.graph.set_outputs(outputs)
-    return Trace(tracer, args_tree, statics, state, result_leaves, result_tree, updates, cleared, gradients)
+    return Trace(
+        tracer, args_tree, statics, state, result_leaves, result_tree, updates, cleared, gradients, len(made), flags
+    )
 
 
 def _sort_results(leaves: list[Any], handles: list[Tensor], tracer: Tracer) -> tuple[list[Tensor], list[Any]]:
     """The tensors that the function made, each once, and its results with marks in their places.
 
-    An argument, and a tensor from outside that is trained or written, is returned itself.
+    What exists outside is returned itself: arguments, state, gradients, and views of these. Several
+    views of one new tensor remain views of one tensor.
     """
-    given = {id(h): i for i, h in enumerate(handles)}
-    made: dict[int, tuple[int, Tensor]] = {}
-    marks: list[Any] = []
-    for r in leaves:
-        if isinstance(r, Tensor):
-            root = tracer.roots.get(id(r))
-            if id(r) in given:
-                r = _Given(given[id(r)])
-            elif isinstance(r._value, Value) or not (r._requires_grad or (root is not None and root.written)):
-                r = Made(made.setdefault(id(r), (len(made), r))[0])
-        marks.append(r)
-    return [r for _, r in made.values()], marks
+    places: dict[int, Any] = {id(h): Given(i) for i, h in enumerate(handles)}
+    for t, _, _ in tracer.grads.values():
+        if t._grad is not None and not t._grad._requires_grad and not isinstance(t._value, Value):
+            places[id(t._grad)] = Gradient(t)
+    made: list[Tensor] = []
+    tensors = {id(r): r for r in leaves if isinstance(r, Tensor)}
+    shared: dict[int, int] = {}  # new tensors -> how many of the results are views of them, or they
+    for r in tensors.values():
+        base = base_of(r)
+        shared[id(base)] = shared.get(id(base), 0) + 1
+
+    def place(t: Tensor) -> Any:
+        if id(t) in places:
+            return places[id(t)]
+        if not isinstance(t._value, Value):
+            mark: Any = t
+        else:
+            base = base_of(t)
+            outside = id(base) in places or not isinstance(base._value, Value)
+            if base is not t and (outside or shared[id(base)] > 1):
+                mark = ViewOf(place(base), t)
+            else:
+                mark = Made(len(made))
+                seen = id(t) in tensors or any(r.requires_grad for r in tensors.values() if base_of(r) is t)
+                made.append(t if seen else alias(t))  # what nobody can see needs no gradient
+        places[id(t)] = mark
+        return mark
+
+    marks = [place(r) if isinstance(r, Tensor) else r for r in leaves]
+    return made, marks
 
 
 def _check_entries(ends: list[Tensor], tracer: Tracer) -> None:
@@ -521,6 +571,44 @@ def _check_entries(ends: list[Tensor], tracer: Tracer) -> None:
                 f"backward() inside the code reaches a tensor of shape {t.shape} that was computed outside",
                 hint="compute it inside the traced function, or detach() it",
             )
+
+
+def _grads_of_arguments(
+    handles: list[Tensor], given: list[Tensor], tracer: Tracer
+) -> tuple[list[tuple[Slot, Value]], list[tuple[int, bool]]]:
+    """Gradients that arguments get, which must have none before, and whether they require one afterwards."""
+    grads, flags = [], []
+    for i, (t, before) in enumerate(zip(handles, given, strict=True)):
+        if id(t) in tracer.grads:
+            if before._grad is not None:
+                raise TraceError(
+                    f"the code reads or sets the .grad of its argument of type {t.type_}, which has one",
+                    hint="set it to None before, or use twofold.autograd.grad()",
+                )
+            if t._grad is not None:
+                grads.append((Slot(t, is_grad=True, argument=i), tracer.value_of(t._grad)))
+        if t._node is None and t._requires_grad is not before.requires_grad:
+            flags.append((i, t._requires_grad))
+    return grads, flags
+
+
+def _check_memory(tracer: Tracer) -> None:
+    """Tensors from outside that are no views of one another may share memory that came from NumPy."""
+    spans = []
+    for root in tracer.roots.values():
+        array = root.handle._value
+        if isinstance(array, np.ndarray) and array.size:
+            spans.append((*np.lib.array_utils.byte_bounds(array), root))
+    spans.sort(key=lambda span: span[0])
+    for i, (_, end, root) in enumerate(spans):
+        for start, _, other in spans[i + 1 :]:
+            if start >= end:
+                break
+            if (root.written or other.written) and np.may_share_memory(root.handle._value, other.handle._value):
+                raise TraceError(
+                    f"tensors of shapes {root.handle.shape} and {other.handle.shape} share memory that the code writes",
+                    hint="make one a view of the other, or a clone",
+                )
 
 
 def _check_flags(tracer: Tracer) -> None:
@@ -543,8 +631,11 @@ def _changed_grads(tracer: Tracer) -> tuple[list[tuple[Slot, Value]], list[Slot]
         if now is None:
             if before is not None:
                 cleared.append(slot)
-        elif now is not before or (id(now) in tracer.roots and tracer.roots[id(now)].written):
+        elif now is not before:
             changed.append((slot, tracer.value_of(now)))
+        root = tracer.roots.get(id(before))
+        if root is not None and root.written:  # somebody else may hold it
+            changed.insert(0, (Slot(t, is_grad=True, in_place=True), root.now))
     return changed, cleared
 
 

@@ -210,8 +210,9 @@ def _get_data(self: Tensor) -> Tensor:
 def _set_data(self: Tensor, value: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise DTypeError(f"data must be a tensor, got {type(value).__name__}", op="data")
-    if mode.tracer is not None or (value.shape == self.shape and self._base is not None):
-        if value.shape != self.shape or value.dtype is not self.dtype:
+    same = value.shape == self.shape and value.dtype is self.dtype
+    if mode.tracer is not None or (same and self._base is not None):
+        if not same:
             raise AutogradError("data can change its shape or dtype only outside of tracing", op="data")
         with no_record():
             write(self, value)

@@ -55,6 +55,8 @@ class Program:
         self.seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
         self._checks = lowering.checks
         self._notes = lowering.checks.notes.data
+        self._stop = lowering.checks.notes.ctypes.data
+        self._in_place = {self.updates[k] for k in self.direct if k in self.updates}
         self._scratch_row = -(-lowering.scratch // 4096) * 4096
         self._lock = threading.Lock()
         self._plan(lowering)
@@ -164,9 +166,7 @@ class Program:
     def _phases(self, steps: list[Step], starts: dict[int, int]) -> tuple[Any, ...]:
         """A run of native steps as the thread team takes it: address and length, and what must stay alive."""
         base = self._table.ctypes.data
-        table = np.array(
-            [[self._address(s), s.chunks, base + 8 * starts[id(s)]] for s in steps], np.uint64
-        )
+        table = np.array([[self._address(s), s.chunks, base + 8 * starts[id(s)]] for s in steps], np.uint64)
         memory, tickets = _team.tickets(len(steps))
         return table.ctypes.data, len(steps), tickets, table, memory, steps
 
@@ -204,7 +204,7 @@ class Program:
         if not self._code and self.texts:
             raise TwofoldError(f"this program is for {self.target.name}, which this processor is not", op="program")
         slots, known = self._slots, self._known
-        copied: list[tuple[Any, Any]] = []
+        copied: list[tuple[int, Any, Any]] = []
         if fixed is not self._fixed:
             self._fixed = None
             arrays = [*arrays, *fixed]
@@ -213,7 +213,7 @@ class Program:
                 known[i] = array
                 if not array.flags.c_contiguous:
                     given, array = array, np.ascontiguousarray(array)
-                    copied.append((given, array))
+                    copied.append((i, given, array))
                     known[i] = None
                 number, places = self._inputs[i]
                 address = _address_of(array)
@@ -245,14 +245,14 @@ class Program:
             self._run_recorded(team, recording.listener)
         for part in self._parts if recording.listener is None else ():
             if part.__class__ is tuple:
-                team.run(part[0], part[1], part[2])
-            else:
+                team.run(part[0], part[1], part[2], self._stop)
+            elif not self._notes[0]:
                 self._run_numpy(part)
         if self._notes[0]:
             node, error = self._checks.first()
             raise located(error, self.graph, node)
-        for given, array in copied:
-            if given.flags.writeable and self.updates:
+        for i, given, array in copied:
+            if i in self._in_place:
                 np.copyto(given, array)
         for i, array in [(i, self._array(value).copy()) for i, value in self._late]:
             if i in self.updates:
@@ -272,7 +272,7 @@ class Program:
                     return
                 started = time.perf_counter_ns()
                 if is_native:
-                    team.run(part[0] + i * _team.PHASE_BYTES, 1, part[2])
+                    team.run(part[0] + i * _team.PHASE_BYTES, 1, part[2], self._stop)
                 else:
                     self._run_numpy(part)
                 listener(self, number, started, time.perf_counter_ns())
@@ -288,9 +288,7 @@ class Program:
         size = view.dtype.itemsize
         memory = self._arrays[view.buffer.number - 2]
         assert memory is not None
-        return np.lib.stride_tricks.as_strided(
-            memory[view.offset :], view.shape, [s * size for s in view.strides]
-        )
+        return np.lib.stride_tricks.as_strided(memory[view.offset :], view.shape, [s * size for s in view.strides])
 
 
 def _aligned(nbytes: int) -> np.ndarray[Any, Any]:

@@ -5,6 +5,7 @@ A program is a table of phases, each a function `phase(args, first, last, worker
 of chunks. Threads claim chunks with an atomic add; a phase is over when all its chunks are *done*,
 not when all threads have arrived. So a worker that the system has put aside delays a program only
 if it holds a chunk, and a worker may join late. Who computes a chunk does not change its result.
+After a phase that found an error (see checks.py) no other begins, so that state stays as it was.
 
 Note [Sleeping]
 Between programs a worker spins for a short while and then sleeps in a futex (elsewhere: naps).
@@ -55,7 +56,6 @@ def _runtime_text() -> str:
     return declare + _RUNTIME.replace("$SLEEP", sleep).replace("$WAKE", wake).replace("$PAUSE", pause)
 
 
-
 _RUNTIME = f"""
 declare i64 @syscall(i64, ...)
 declare i32 @usleep(i32)
@@ -74,12 +74,15 @@ yield:
   ret void
 }}
 
-define void @phases(ptr %table, i64 %count, ptr %tickets, i64 %worker) nounwind {{
+define void @phases(ptr %table, i64 %count, ptr %tickets, ptr %stop, i64 %worker) nounwind {{
 entry:
   br label %phase
 phase:
   %p = phi i64 [ 0, %entry ], [ %p1, %next ]
-  %more = icmp ult i64 %p, %count
+  %halt = load atomic i64, ptr %stop monotonic, align 8
+  %good = icmp eq i64 %halt, 0
+  %limit = select i1 %good, i64 %count, i64 0
+  %more = icmp ult i64 %p, %limit
   br i1 %more, label %begin, label %end
 begin:
   %row = mul i64 %p, {PHASE_BYTES}
@@ -118,12 +121,15 @@ end:
   ret void
 }}
 
-define void @serial(ptr %table, i64 %count) nounwind {{
+define void @serial(ptr %table, i64 %count, ptr %stop) nounwind {{
 entry:
   br label %phase
 phase:
   %p = phi i64 [ 0, %entry ], [ %p1, %begin ]
-  %more = icmp ult i64 %p, %count
+  %halt = load atomic i64, ptr %stop monotonic, align 8
+  %good = icmp eq i64 %halt, 0
+  %limit = select i1 %good, i64 %count, i64 0
+  %more = icmp ult i64 %p, %limit
   br i1 %more, label %begin, label %end
 begin:
   %row = mul i64 %p, {PHASE_BYTES}
@@ -188,7 +194,9 @@ run:
   %count = load i64, ptr %o1
   %o3 = getelementptr i8, ptr %program, i64 16
   %tickets = load ptr, ptr %o3
-  call void @phases(ptr %table, i64 %count, ptr %tickets, i64 %worker)
+  %o4 = getelementptr i8, ptr %program, i64 24
+  %stop4 = load ptr, ptr %o4
+  call void @phases(ptr %table, i64 %count, ptr %tickets, ptr %stop4, i64 %worker)
   br label %leave
 leave:
   %l0 = atomicrmw add ptr %left, i64 1 acq_rel
@@ -197,7 +205,7 @@ end:
   ret void
 }}
 
-define void @launch(ptr %team, ptr %table, i64 %count, ptr %tickets) nounwind {{
+define void @launch(ptr %team, ptr %table, i64 %count, ptr %tickets, ptr %stop) nounwind {{
 entry:
   %go = getelementptr i8, ptr %team, i64 {_GO}
   %sleepers = getelementptr i8, ptr %team, i64 {_SLEEPERS}
@@ -209,6 +217,8 @@ entry:
   store i64 %count, ptr %o1
   %o3 = getelementptr i8, ptr %program, i64 16
   store ptr %tickets, ptr %o3
+  %o4 = getelementptr i8, ptr %program, i64 24
+  store ptr %stop, ptr %o4
   %tbytes = mul i64 %count, {_TICKET_BYTES}
   call void @llvm.memset.p0.i64(ptr %tickets, i8 0, i64 %tbytes, i1 false)
   store atomic i64 0, ptr %left release, align 8
@@ -221,7 +231,7 @@ wake:
   %w = $WAKE
   br label %work
 work:
-  call void @phases(ptr %table, i64 %count, ptr %tickets, i64 0)
+  call void @phases(ptr %table, i64 %count, ptr %tickets, ptr %stop, i64 0)
   %old = atomicrmw or ptr %entered, i64 4294967296 acq_rel
   br label %wait
 wait:
@@ -263,10 +273,10 @@ class Team:
         self._block = np.zeros(TEAM_BYTES + LINE, np.uint8)
         self.address = -(-self._block.ctypes.data // LINE) * LINE
         pointer = ctypes.c_void_p
-        self.launch = ctypes.CFUNCTYPE(None, pointer, pointer, ctypes.c_int64, pointer)(
+        self.launch = ctypes.CFUNCTYPE(None, pointer, pointer, ctypes.c_int64, pointer, pointer)(
             self.library.address("launch")
         )
-        self.serial = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int64)(self.library.address("serial"))
+        self.serial = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int64, pointer)(self.library.address("serial"))
         run = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int64)(self.library.address("worker"))
         self.threads = [
             threading.Thread(target=run, args=(self.address, i), name=f"twofold-{i}", daemon=True)
@@ -275,15 +285,18 @@ class Team:
         for thread in self.threads:
             thread.start()
 
-    def run(self, table: int, count: int, tickets: int) -> None:
-        """Run a program's phases; alone if the team is busy with another thread's program."""
+    def run(self, table: int, count: int, tickets: int, stop: int) -> None:
+        """Run a program's phases; alone if the team is busy with another thread's program.
+
+        A phase does not begin if there is a number other than 0 at the address `stop`.
+        """
         if self.num_threads > 1 and self.busy.acquire(blocking=False):
             try:
-                self.launch(self.address, table, count, tickets)
+                self.launch(self.address, table, count, tickets, stop)
             finally:
                 self.busy.release()
         else:
-            self.serial(table, count)
+            self.serial(table, count, stop)
 
     def dismiss(self) -> None:
         """End the workers and wait for them."""

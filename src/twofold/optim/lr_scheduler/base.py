@@ -6,11 +6,21 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...autodiff.handle import Tensor
-from ...ir.errors import TwofoldWarning, user_location
+from ...autodiff.handle import Tensor, mode
+from ...ir.errors import TraceError, TwofoldWarning, user_location
 from ...tensors._registry import assign
 from .._group import ParamGroup
 from ..optimizer import Optimizer
+
+
+def require_eager() -> None:
+    """A program does not count epochs."""
+    if mode.tracer is not None:
+        raise TraceError(
+            "step() of a schedule inside of traced code would run once, at the trace",
+            op="lr_scheduler",
+            hint="call it after the compiled step; learning rates change without a new trace",
+        )
 
 
 class LRScheduler:
@@ -68,6 +78,7 @@ class LRScheduler:
 
     def step(self, epoch: int | None = None) -> None:
         """Go on to the next epoch (or to `epoch`) and set the learning rates."""
+        require_eager()
         if self._step_count == 1 and self.optimizer._step_count == 0:
             where = user_location()
             warnings.warn(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..optimizer import Optimizer
-from .base import LRScheduler, check_optimizer, current_lrs, set_option
+from .base import LRScheduler, check_optimizer, current_lrs, require_eager, set_option
 from .plateau import ReduceLROnPlateau
 
 
@@ -68,6 +68,7 @@ class SequentialLR(_Combined):
 
     def step(self, epoch: int | None = None) -> None:
         """Go on to the next epoch with the schedule whose turn it is."""
+        require_eager()
         self.last_epoch += 1
         i = bisect_right(self._milestones, self.last_epoch)
         scheduler = self._schedulers[i]

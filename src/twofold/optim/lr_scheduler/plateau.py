@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..optimizer import Optimizer
-from .base import LRScheduler, check_optimizer, current_lrs, number, per_group, set_option
+from .base import LRScheduler, check_optimizer, current_lrs, number, per_group, require_eager, set_option
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -61,6 +61,7 @@ class ReduceLROnPlateau(LRScheduler):
 
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
         """Take in the measure of an epoch, a number or 0-d tensor."""
+        require_eager()
         current = float(metrics)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         if self.is_better(current, self.best):

@@ -1,0 +1,54 @@
+"""Random programs give the same results eagerly, traced, and compiled on any number of threads."""
+
+from __future__ import annotations
+
+import fuzz
+import pytest
+
+from twofold.backends.cpu import team
+
+ALWAYS, PER_TEST = 300, 20
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    before = team.get_num_threads()
+    yield
+    team.set_num_threads(before)
+
+
+def run(seeds):
+    agree = 0
+    for seed in seeds:
+        source = fuzz.write(seed)
+        try:
+            agree += fuzz.check(source)
+        except Exception:
+            pytest.fail(fuzz.report(source), pytrace=False)
+    assert agree >= 0.6 * len(seeds), "most of the programs can be run"
+
+
+@pytest.mark.parametrize("start", range(0, ALWAYS, PER_TEST))
+def test_random_programs(start):
+    run(range(start, start + PER_TEST))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(100_000, 105_000, 250))
+def test_many_random_programs(start):
+    run(range(start, start + 250))
+
+
+def test_a_wrong_result_is_found_and_made_short(monkeypatch):
+    """The fuzzer itself: with a broken primitive it fails, and the report keeps the line that matters."""
+    from twofold.backends.cpu import registers
+
+    programs = map(fuzz.write, range(500))
+    source, line = next((s, line) for s in programs for line in s.lines if line.endswith(".tanh()"))
+    source.lines.append("w = " + line.split(" = ")[1])
+    source.results, source.exact, source.loss = ["w.detach()"], [False], []
+    assert fuzz.failure(source) is None
+    monkeypatch.setitem(registers.RULES, "tanh", registers.RULES["sigmoid"])
+    report = fuzz.report(source)
+    assert "Mismatch: compiled" in report and ".tanh()" in report
+    assert len(fuzz.shrink(source).lines) < len(source.lines)
