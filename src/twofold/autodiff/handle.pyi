@@ -70,6 +70,7 @@ class Tensor:
     _hooks: Any
     _post_hooks: Any
     _retains_grad: builtins.bool
+    _watched: builtins.bool
     _earlier: tuple[tuple[builtins.int, Tensor], ...]
     __array_priority__: builtins.int
     def __init__(
@@ -2093,3 +2094,6 @@ def storage_of(t: Tensor) -> Storage:
 
 def alias(t: Tensor) -> Tensor:
     """A handle on the same memory without history: what `detach()` returns."""
+
+def unlinked(data: Tensor, t: Tensor) -> Tensor:
+    """`data`, or where it is a view of `t`, a handle on its memory alone: `t` can't become a view of itself."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..autodiff import tape
 from ..autodiff.bind import current_node, rebase_history, require_writable
 from ..autodiff.handle import Settings, Tensor, storage_of, wrap
 from ..backends.cpu.program import Program
-from .anomaly import run_checked
 from .derivative import Derivative, Made
 from .inspect import introduce
 from .partition import extract, partition
@@ -99,10 +97,7 @@ class Specialization:
         if not self._refilled:
             for _, handle in self._set:
                 handle._grad = None  # so that the program may use its memory again
-        if tape.check_nan:
-            outputs = run_checked(self.program, self.trace.graph, arrays, self._fixed)
-        else:
-            outputs = self.program(arrays, self._fixed)
+        outputs = self.program(arrays, self._fixed)
         for storage in self._storages:
             storage.version += 1
         for k, slot in self._refilled:
@@ -142,7 +137,9 @@ class Specialization:
         changes = Settings.changes
         self._fixed = [handle._value for handle in self._handles]
         self._storages = [storage_of(handle) for handle in self._written_state]
-        self._memory = {id(storage_of(handle)): False for handle in self._handles}  # of state: whether it is written
+        self._memory = {
+            id(storage_of(handle)): False for handle in self._handles
+        }  # of state: whether it is written
         self._memory.update((id(storage), True) for storage in self._storages)
         self._changes = changes
 

@@ -314,9 +314,7 @@ class Slot:
 
     __slots__ = ("argument", "handle", "in_place", "is_grad")
 
-    def __init__(
-        self, handle: Tensor, is_grad: bool = False, in_place: bool = False, argument: int | None = None
-    ):
+    def __init__(self, handle: Tensor, is_grad: bool = False, in_place: bool = False, argument: int | None = None):
         self.argument = argument
         self.handle = handle
         self.is_grad = is_grad
@@ -606,7 +604,8 @@ def _check_memory(tracer: Tracer) -> None:
                 break
             if (root.written or other.written) and np.may_share_memory(root.handle._value, other.handle._value):
                 raise TraceError(
-                    f"tensors of shapes {root.handle.shape} and {other.handle.shape} share memory that the code writes",
+                    f"tensors of shapes {root.handle.shape} and {other.handle.shape} share memory "
+                    "that the code writes",
                     hint="make one a view of the other, or a clone",
                 )
 

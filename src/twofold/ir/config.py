@@ -101,9 +101,7 @@ SKIP_PASSES = Setting(
 PARALLEL = Setting(
     "TWOFOLD_PARALLEL_COMPILE", lambda text: text != "0", "0: kernels are compiled one after the other"
 )
-THREADS = Setting(
-    "TWOFOLD_THREADS", _threads, "threads of compiled programs; otherwise as many as processors"
-)
+THREADS = Setting("TWOFOLD_THREADS", _threads, "threads of compiled programs; otherwise as many as processors")
 CACHE_DIR = Setting(
     "TWOFOLD_CACHE_DIR", _cache, "the folder of compiled code, in place of `~/.cache/twofold`; 0: keep none"
 )

@@ -78,7 +78,8 @@ class OptimizedModule(Module):
 # The module's own methods, which a subclass may have overridden.
 _DELEGATED = (
     "_apply", "_save_to_state_dict", "add_module", "apply", "bfloat16", "buffers", "children", "cpu", "cuda",
-    "double", "eval", "extra_repr", "float", "get_buffer", "get_extra_state", "get_parameter", "get_submodule", "half",
+    "double", "eval", "extra_repr", "float", "get_buffer", "get_extra_state", "get_parameter", "get_submodule",
+    "half",
     "load_state_dict", "modules", "named_buffers", "named_children", "named_modules", "named_parameters",
     "parameters", "register_buffer", "register_module", "register_parameter", "requires_grad_", "set_extra_state",
     "set_submodule", "share_memory", "state_dict", "to", "train", "type", "zero_grad",

@@ -114,16 +114,16 @@ def _step_cost(program: Any, step: Step, seen: set[Node]) -> StepCost:
     nodes = [n for n in step.nodes if n not in seen]
     seen.update(nodes)
     own = {v for n in step.nodes for v in n.outputs}
-    read: set[Value] = set()
+    sources: set[Value] = set()
     for node in step.nodes:
         for value in node.inputs:
-            _find_read(program, value, own, read, set())
-    written = [v for v in own if v in program.views]
+            _find_read(program, value, own, sources, set())
+    stored = [v for v in own if v in program.views]
     return StepCost(
         step,
         sum(map(flops_of, nodes)),
-        sum(_view_bytes(program.views[v]) for v in read),
-        sum(_view_bytes(program.views[v]) for v in written),
+        sum(_view_bytes(program.views[v]) for v in sources),
+        sum(_view_bytes(program.views[v]) for v in stored),
     )
 
 

@@ -137,9 +137,11 @@ class Function:
     def text(self) -> str:
         linkage = "internal " if self.private else ""
         name = self.name if self.private else "kernel"
-        return f"define {linkage}{self.result} @{name}({self.signature}) {self.attributes} {{\nentry:\n" + "\n".join(
-            [*self.stack, *self.lines]
-        ) + "\n}\n"
+        return (
+            f"define {linkage}{self.result} @{name}({self.signature}) {self.attributes} {{\nentry:\n"
+            + "\n".join([*self.stack, *self.lines])
+            + "\n}\n"
+        )
 
     def fresh(self) -> str:
         self._count += 1

@@ -117,7 +117,9 @@ class _Grouper:
         for group in list(self.groups):
             if group.kind != "rows" or group.num_inner:
                 continue
-            sources = {g.number: g for n in group.nodes for v in n.inputs for g in self._sources(v) if g is not group}
+            sources = {
+                g.number: g for n in group.nodes for v in n.inputs for g in self._sources(v) if g is not group
+            }
             for number in sorted(sources, reverse=True):
                 other = sources[number]
                 bit = 1 << number
@@ -213,9 +215,7 @@ class _Grouper:
 
     def _makes_cycle(self, node: Node, group: Group) -> bool:
         bit = 1 << group.number
-        return any(
-            source is not group and source.before & bit for v in node.inputs for source in self._sources(v)
-        )
+        return any(source is not group and source.before & bit for v in node.inputs for source in self._sources(v))
 
     def _fits(self, node: Node, group: Group) -> bool:
         out = node.outputs[0].shape
@@ -267,7 +267,9 @@ class _Grouper:
             return True
         per_row = is_flat(node.outputs[0], group)
         return all(
-            is_flat(n.outputs[0], group) is per_row for n in group.nodes if value in n.inputs and not is_reduction(n)
+            is_flat(n.outputs[0], group) is per_row
+            for n in group.nodes
+            if value in n.inputs and not is_reduction(n)
         )
 
     def _ordered(self) -> list[Group]:

@@ -70,7 +70,9 @@ class View:
         return True
 
     def permuted(self, dims: Shape) -> View:
-        return View(self.buffer, tuple(self.shape[d] for d in dims), tuple(self.strides[d] for d in dims), self.offset)
+        return View(
+            self.buffer, tuple(self.shape[d] for d in dims), tuple(self.strides[d] for d in dims), self.offset
+        )
 
     def expanded(self, shape: Shape) -> View:
         """Broadcast to `shape` by strides of 0."""

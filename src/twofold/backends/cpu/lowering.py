@@ -131,7 +131,9 @@ class Lowering:
             return ContractKernel.supports(group, {})
         return group.kind != "alone" and 0 not in group.shape
 
-    def _inline_scalar(self, root: Value, wanted: set[Value], nodes: dict[Value, Node], group: Group, depth: int) -> bool:
+    def _inline_scalar(
+        self, root: Value, wanted: set[Value], nodes: dict[Value, Node], group: Group, depth: int
+    ) -> bool:
         """Let a kernel compute a single number itself; False if it reads the number from memory."""
         node = root.node
         if root in nodes:
@@ -234,9 +236,7 @@ class Lowering:
             if last_run[node] > place:
                 return False
             if self.of[node] is group or last_run[node] == place:
-                if not is_elementwise(node) or any(
-                    v is not state and self._root(v) is state for v in node.inputs
-                ):
+                if not is_elementwise(node) or any(v is not state and self._root(v) is state for v in node.inputs):
                     return False
                 if state in node.inputs and state.shape != group.shape:
                     return False
@@ -307,9 +307,7 @@ class Lowering:
             if group.kind == "contract" and kernel.needs_packing:
                 packed = self.buffer("temp", kernel.dtype, kernel.packed_size())
                 chunks = kernel.emit_packing(self.module, symbol + "p", packed)
-                self.steps.append(
-                    Step("pack", [group.nodes[0]], chunks, symbol + "p", (kernel.b.buffer, packed))
-                )
+                self.steps.append(Step("pack", [group.nodes[0]], chunks, symbol + "p", (kernel.b.buffer, packed)))
             kernel.emit(self.module, symbol, 0)
             self.scratch = max(self.scratch, kernel.scratch_bytes)
             used = [*(v.buffer for v in (*sources.values(), *outputs.values())), *scalars.buffers]

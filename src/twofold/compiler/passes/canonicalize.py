@@ -52,7 +52,7 @@ def _reduction(r: Rewriter, node: Node) -> bool:
     x = r[source]
     if order != tuple(range(len(shape))):
         x = r.add(PRIMITIVES["permute"], [x], dims=order)
-    elif tuple(dims) == tuple(real) :
+    elif tuple(dims) == tuple(real):
         return False
     y = r.add(node.prim, [x], dims=tuple(range(len(kept), len(shape))), keepdim=False)
     r.values[out] = y if y.shape == out.shape else r.add(PRIMITIVES["reshape"], [y], shape=out.shape)
@@ -71,7 +71,12 @@ def _movement(r: Rewriter, node: Node) -> bool:
     elif name == "permute":
         product = source.node
         *batch, i, j = node.params["dims"] if out.ndim >= 2 else (0, 0)
-        if product is not None and product.prim.name == "matmul" and (i, j) == (out.ndim - 1, out.ndim - 2) and batch == list(range(out.ndim - 2)):
+        if (
+            product is not None
+            and product.prim.name == "matmul"
+            and (i, j) == (out.ndim - 1, out.ndim - 2)
+            and batch == list(range(out.ndim - 2))
+        ):
             a, b = (r.add(node.prim, [v], dims=_swapped(v.ndim)) for v in product.inputs)
             r.values[out] = r.add(product.prim, [b, a])
             return True

@@ -24,9 +24,7 @@ def lane_mask(f: Function, lanes: int, count: int) -> Val:
     return Val("<" + ", ".join(f"i1 {int(i < count)}" for i in range(lanes)) + ">", vector("i1", lanes))
 
 
-def load(
-    f: Function, address: Val, dtype: DType, lanes: int, stride: int, count: int | None = None
-) -> Val:
+def load(f: Function, address: Val, dtype: DType, lanes: int, stride: int, count: int | None = None) -> Val:
     """`lanes` elements from an address on, `stride` apart; beyond `count` they are 0 and not read."""
     ty = registers.STORED[dtype.name]
     if stride == 0 or lanes == 1:

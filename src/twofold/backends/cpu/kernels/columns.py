@@ -190,7 +190,14 @@ class ColumnsKernel:
                 store(f, x, f.at(target, place), dtype, lanes, None if counts[v] == lanes else counts[v])
 
     def _vector(
-        self, f: Function, value: Value, starts: Any, place: tuple[Any, ...], v: int, count: int, memo: dict[Value, Val]
+        self,
+        f: Function,
+        value: Value,
+        starts: Any,
+        place: tuple[Any, ...],
+        v: int,
+        count: int,
+        memo: dict[Value, Val],
     ) -> Val:
         if value in self.scalars:
             return self._numbers[value]

@@ -173,7 +173,11 @@ class ContractKernel:
     def emit(self, module: Module, name: str, scratch_slot: int) -> None:
         f = Function(module, name, [("ptr", "args"), ("i64", "first"), ("i64", "last"), ("i64", "worker")])
         args, first, last, _ = f.args
-        buffers = {self.a.buffer, *(v.buffer for v in self.sources.values()), *(v.buffer for v in self.outputs.values())}
+        buffers = {
+            self.a.buffer,
+            *(v.buffer for v in self.sources.values()),
+            *(v.buffer for v in self.outputs.values()),
+        }
         buffers.add(self.packed or self.b.buffer)
         buffers |= self.scalars.buffers
         bases = {buffer: base(f, args, buffer) for buffer in sorted(buffers, key=lambda b: b.number)}
@@ -261,9 +265,7 @@ class ContractKernel:
         def step(k: Any, *acc: Val) -> list[Val]:
             out = list(acc)
             at_k = f.at(b0, f.mul(k, bk * size))
-            bs = [
-                load(f, f.at(at_k, v * lanes * size), dtype, lanes, 1, read_counts[v]) for v in range(vectors)
-            ]
+            bs = [load(f, f.at(at_k, v * lanes * size), dtype, lanes, 1, read_counts[v]) for v in range(vectors)]
             a_k = f.at(a0, f.mul(k, ak * size))
             for r in range(rows):
                 a = load(f, f.at(a_k, r * am * size), dtype, lanes, 0)

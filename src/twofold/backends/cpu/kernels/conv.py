@@ -133,9 +133,7 @@ class ConvKernel:
         seen = [(a, b) for (a, b), taps in zip(self.sweeps, self.taps, strict=True) if taps]
         self.stride = self.sweeps[0][0].stride
         self.most_rows = max(a.count for a, _ in self.sweeps)
-        self.copies = any(
-            a.first < 0 or b.first < 0 or a.last >= height or b.last >= width for a, b in seen
-        )
+        self.copies = any(a.first < 0 or b.first < 0 or a.last >= height or b.last >= width for a, b in seen)
         self.low = (min((a.first for a, _ in seen), default=0), min((b.first for _, b in seen), default=0))
         reach = max((a.first + (len(a.taps) - 1) * a.gap for a, _ in seen), default=0) - self.low[0] + 1
         self.line = max((b.last for _, b in seen), default=0) - self.low[1] + 1
@@ -219,10 +217,9 @@ class ConvKernel:
         f.loop(
             0,
             len(a.taps),
-            lambda i: f.loop(
-                0, len(b.taps), lambda j: f.loop(start, stop, lambda c: tap(i, j, c)) and None
-            )
-            and None,
+            lambda i: (
+                f.loop(0, len(b.taps), lambda j: f.loop(start, stop, lambda c: tap(i, j, c)) and None) and None
+            ),
         )
 
     def _by_panel(self, f: Function, panel: Any, body: Any) -> None:
@@ -273,9 +270,7 @@ class ConvKernel:
         f.ret()
         f.finish()
 
-    def _surface(
-        self, f: Function, bases: Any, scratch: Val | None, image: Any, images: Any, row: Any
-    ) -> _Surface:
+    def _surface(self, f: Function, bases: Any, scratch: Val | None, image: Any, images: Any, row: Any) -> _Surface:
         """The item's input: in place, or copied to a scratch memory with a border of zeros."""
         _, height, width, channels = self.x.shape
         pixel, line = channels * 4, width * channels * 4
@@ -408,9 +403,7 @@ class _Walk:
         rows = [r * self.down + c * self.across for r, c in places]
         zero = f.const(0, vector("float", k.lanes))
         acc = [zero] * (len(rows) * len(self.counts))
-        acc = multiply(
-            f, a, rows, self.b, self.loops, self.counts, k.lanes, acc, masked=False, wide=k.depthwise
-        )
+        acc = multiply(f, a, rows, self.b, self.loops, self.counts, k.lanes, acc, masked=False, wide=k.depthwise)
         y = f.add(f.mul(row, self.rows.step), self.rows.start)
         x = f.add(f.mul(column, self.cols.step), self.cols.start)
         shifts = [(0, r * self.rows.step, c * self.cols.step) for r, c in places]

@@ -205,9 +205,7 @@ class WeightGradKernel:
                 done = 0
                 for size in tile_rows(len(offsets), self.most):
                     place = f.at(out, f.add(f.mul(p, self.panel_size * 4), done * self.width * 4))
-                    self._tile(
-                        f, a, offsets[done : done + size], f.at(b, channel), loops, place, counts, fresh
-                    )
+                    self._tile(f, a, offsets[done : done + size], f.at(b, channel), loops, place, counts, fresh)
                     done += size
 
             f.loop(0, self.panels, panel)

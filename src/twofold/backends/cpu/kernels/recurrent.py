@@ -211,7 +211,7 @@ class _Recurrence:
         f.finish()
         return Step("pack", [self.node], self.panels, symbol, (view.buffer, self.packed))
 
-    def _by_panel(self, f: Function, panel: Any, body: Callable[[list[int]], None]) -> None:
+    def _by_panel(self, f: Function, panel: Any, body: Callable[[list[int]], Any]) -> None:
         """Code for a panel, with the number of units that each of its vectors has."""
         lanes = self.lanes
         counts = [max(0, min(lanes, self.size - at * lanes)) for at in range(self.panels * self.vectors)]

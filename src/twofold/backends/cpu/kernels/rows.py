@@ -65,10 +65,7 @@ class RowsKernel:
         self._levels()
         self.views: dict[Value, View] = {}
         per_row = {
-            v
-            for n in group.nodes
-            for v in n.inputs
-            if is_flat(n.outputs[0], group) and n.prim.name not in _REDUCE
+            v for n in group.nodes for v in n.inputs if is_flat(n.outputs[0], group) and n.prim.name not in _REDUCE
         }
         for value, view in sources.items():
             self.views[value] = self._full(view, value in per_row)
@@ -126,7 +123,9 @@ class RowsKernel:
         self.inner_strides = dict(zip(values, inner_strides, strict=True))
         self.rows = math.prod(outer)
         length = math.prod(inner)
-        self.split_row = not self.num_inner and self.rows * 4 < max(1, length // _CHUNK_ELEMENTS) * 4 and self.rows == 1
+        self.split_row = (
+            not self.num_inner and self.rows * 4 < max(1, length // _CHUNK_ELEMENTS) * 4 and self.rows == 1
+        )
         if self.split_row:
             self.per_chunk = _CHUNK_ELEMENTS
             self.chunks = -(-length // _CHUNK_ELEMENTS)
@@ -185,9 +184,7 @@ class RowsKernel:
 
     def emit(self, module: Module, name: str, scratch_slot: int) -> None:
         """Write the kernel's function into a module."""
-        f = Function(
-            module, name, [("ptr", "args"), ("i64", "first"), ("i64", "last"), ("i64", "worker")]
-        )
+        f = Function(module, name, [("ptr", "args"), ("i64", "first"), ("i64", "last"), ("i64", "worker")])
         args, first, last, worker = f.args
         buffers = {v.buffer for v in self.views.values()} | self.scalars.buffers
         bases = {buffer: base(f, args, buffer) for buffer in sorted(buffers, key=lambda b: b.number)}
@@ -317,7 +314,9 @@ class _Row:
     def _read_back(self, value: Value, p: int) -> bool:
         return self.k.is_kept(value, p)
 
-    def _vector(self, value: Value, p: int, index: tuple[Any, ...], count: int | None, memo: dict[Value, Val]) -> Val:
+    def _vector(
+        self, value: Value, p: int, index: tuple[Any, ...], count: int | None, memo: dict[Value, Val]
+    ) -> Val:
         """A full value at consecutive elements of the row."""
         k, f = self.k, self.f
         if value not in self.splats:
@@ -387,13 +386,13 @@ class _Row:
         def nest(depth: int, index: tuple[Any, ...], accumulators: list[Val]) -> list[Val]:
             if depth == len(around):
                 return walk(index, accumulators)
-            return f.loop(
-                0, around[depth], lambda i, *acc: nest(depth + 1, (*index, i), list(acc)), accumulators
-            )
+            return f.loop(0, around[depth], lambda i, *acc: nest(depth + 1, (*index, i), list(acc)), accumulators)
 
         carry = nest(0, (), carry)
         for number, node in enumerate(reduced):
-            total = combine(f, _REDUCE[node.prim.name], node.inputs[0].dtype, carry[number * ways : (number + 1) * ways])
+            total = combine(
+                f, _REDUCE[node.prim.name], node.inputs[0].dtype, carry[number * ways : (number + 1) * ways]
+            )
             self.scalars[node.outputs[0]] = total
 
     def _step(

@@ -130,9 +130,7 @@ class Epilogue:
         self.inside = {v: n for n in nodes for v in n.outputs}
         read = {v for n in nodes for v in n.inputs}
         self.sources = {
-            v: view.expanded(_wide(product.shape))
-            for v, view in sources.items()
-            if v in read and v not in scalars
+            v: view.expanded(_wide(product.shape)) for v, view in sources.items() if v in read and v not in scalars
         }
         self.outputs = outputs
 

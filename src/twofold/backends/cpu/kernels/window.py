@@ -224,9 +224,7 @@ def lower_sum_pool_grad(lowering: Any, node: Node, symbol: str) -> list[Step] | 
     return _lower_backward(lowering, node, lambda f, g, taps, t, lanes: g, symbol)
 
 
-def _lower_backward(
-    lowering: Any, node: Node, part: Callable[..., Val], symbol: str
-) -> list[Step] | None:
+def _lower_backward(lowering: Any, node: Node, part: Callable[..., Val], symbol: str) -> list[Step] | None:
     out = node.outputs[0]
     if not _known(node.inputs[0], *node.inputs[1:], out):
         return None
