@@ -1,7 +1,7 @@
 """Settings from the environment, in one place. "0" and "" mean off.
 
 A setting is read once, when the package is imported, and is an object whose `value` the code reads.
-`setting.set(value)` changes it inside a `with` block; docs/debugging.md lists all of them.
+`setting.set(value)` changes it inside a `with` block; `SETTINGS` lists all of them.
 """
 
 from __future__ import annotations
