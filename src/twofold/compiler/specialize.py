@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..autodiff import tape
 from ..autodiff.bind import current_node, rebase_history, require_writable
 from ..autodiff.handle import Settings, Tensor, storage_of, wrap
 from ..backends.cpu.program import Program
+from .anomaly import run_checked
 from .derivative import Derivative, Made
 from .inspect import introduce
 from .partition import extract, partition
@@ -97,7 +99,10 @@ class Specialization:
         if not self._refilled:
             for _, handle in self._set:
                 handle._grad = None  # so that the program may use its memory again
-        outputs = self.program(arrays, self._fixed)
+        if tape.check_nan:
+            outputs = run_checked(self.program, self.trace.graph, arrays, self._fixed)
+        else:
+            outputs = self.program(arrays, self._fixed)
         for storage in self._storages:
             storage.version += 1
         for k, slot in self._refilled:
