@@ -382,6 +382,6 @@ def _close(a: Array | None, b: Array | None, tolerance: float | None, slack: flo
         return error <= slack  # integers: only where rounding decides, as in argmax
     if has_nan(a) is not has_nan(b):
         return False
-    size = np.abs(_wide(a))
-    size = float(size[np.isfinite(size)].max(initial=0))
+    sizes = np.abs(_wide(a))
+    size = float(sizes[np.isfinite(sizes)].max(initial=0))
     return error <= (TOLERANCE[name] if tolerance is None else tolerance) * size + 10 * slack

@@ -7,6 +7,7 @@ a hash of all that they depend on; a damaged or half-written entry is compiled a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import itertools
@@ -230,6 +231,8 @@ def _read(path: Path | None) -> bytes | None:
         raw = path.read_bytes()
     except OSError:
         return None
+    with contextlib.suppress(OSError):  # the folder may be somebody else's
+        os.utime(path)  # what is used is not old: see _bound
     data = raw[len(_MAGIC) + 32 :]
     if raw[: len(_MAGIC)] != _MAGIC or hashlib.sha256(data).digest() != raw[len(_MAGIC) : len(_MAGIC) + 32]:
         return None
@@ -247,7 +250,11 @@ def _write(path: Path | None, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         temporary.write_bytes(_MAGIC + hashlib.sha256(data).digest() + data)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink()
+            raise
         if next(_writes) % _WRITES_PER_BOUND == 0:
             _bound(path.parent)
     except OSError:
