@@ -78,6 +78,7 @@ class Tracer:
         self.flags: dict[int, tuple[Tensor, bool]] = {}  # tensors whose requires_grad was set, and what it was
         self.objects: dict[int, Any] = {}  # modules and optimizers that took part
         self.attributes: list[Attributes] = []  # of these modules, as they were before
+        self.undo: list[Callable[[], None]] = []  # what puts their state back, should the trace fail
 
     # --- what bind and write call ---------------------------------------------------------
 
@@ -141,6 +142,9 @@ class Tracer:
             before = attributes_of(obj)
             if before is not None:
                 self.attributes.append(before)
+            remember = getattr(obj, "_remember", None)
+            if remember is not None:
+                self.undo.append(remember())
 
     def concrete(self, t: Tensor, why: str = "its value") -> np.ndarray[Any, Any]:
         """The array of `t`, which does not exist while tracing."""
@@ -248,6 +252,8 @@ class Tracer:
             t._requires_grad = flag
         for before in self.attributes:
             before.restore()
+        for restore in self.undo if exc[0] is not None else ():
+            restore()
 
 
 class Guard:

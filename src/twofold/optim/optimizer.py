@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -27,6 +26,7 @@ from ..ir.errors import DTypeError, TwofoldError, TwofoldWarning, user_location
 from ..primitives.movement import full
 from ..tensors._registry import assign
 from ._group import ParamGroup
+from ._state import State
 
 Closure = Callable[[], Any]
 Params = Iterable[Any]
@@ -61,11 +61,10 @@ class Optimizer:
                 "model.parameters()"
             )
         self.defaults = dict(defaults)
-        self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+        self.state = State()
         self.param_groups: list[ParamGroup] = []
         self._hooks: dict[str, dict[int, Callable[..., Any]]] = {}
         self._step_count = 0
-        self._generation = 0  # counts replaced state tensors
         self._zeroed = False
         self._warned = False
         groups = list(params)
@@ -248,15 +247,11 @@ class Optimizer:
 
     def _load_state(self, p: Tensor, saved: Mapping[str, Any] | None) -> None:
         if not saved:
-            if self.state.pop(p, None):
-                self._generation += 1
-                Settings.changes += 1
+            self.state.pop(p, None)
             return
         state = self.state[p]
         for name in state.keys() - saved.keys():
             del state[name]
-            self._generation += 1
-            Settings.changes += 1
         for name, value in saved.items():
             have = state.get(name)
             new = _loaded(name, value, p)
@@ -264,20 +259,22 @@ class Optimizer:
                 assign(have, new)
             else:
                 state[name] = new
-                self._generation += 1
-                Settings.changes += 1
 
     # --- what a traced step depends on
 
     def _settings(self) -> dict[str, Any]:
         """All that a program made from a step takes for granted; changed numbers are no change,
         since they are tensors there, unless a class reads them in a `step` of its own."""
-        settings: dict[str, Any] = {"state": self._generation}
+        settings: dict[str, Any] = {"times its state was removed or replaced": self.state.replacements()}
         for i, group in enumerate(self.param_groups):
             settings[f"param_groups[{i}]['params']"] = tuple(id(p) for p in group["params"])
             for name in self.defaults:
                 settings[f"param_groups[{i}][{name!r}]"] = group.structure(name)
         return settings
+
+    def _remember(self) -> Callable[[], None]:
+        """A function that puts the state back, for a trace that fails halfway."""
+        return self.state.remember()
 
     # --- the loop that never zeroes
 
