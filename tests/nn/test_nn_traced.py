@@ -61,12 +61,28 @@ def test_traced_equals_eager(case: Case) -> None:
 
 
 def test_graph_nodes_carry_the_layers() -> None:
-    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    graph = tw.trace(net, tw.zeros(1, 3)).graph
-    scopes = [[name for name, _ in node.scope] for node in graph.nodes]
-    assert ["Sequential", "Linear", "linear"] in scopes and ["Sequential", "ReLU", "relu"] in scopes
-    calls = {node.scope[:2] for node in graph.nodes if len(node.scope) > 1 and node.scope[1][0] == "Linear"}
-    assert len(calls) == 2, "the two Linear layers are told apart"
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU())])
+
+        def forward(self, x: tw.Tensor) -> tw.Tensor:
+            for block in self.blocks:
+                x = block(x)
+            return nn.MSELoss()(x, x * 2)
+
+    net = Net()
+
+    def step(x: tw.Tensor) -> None:
+        net(x).backward()
+
+    graph = tw.trace(step, tw.zeros(1, 3)).graph
+    paths = [".".join(name for name, _ in node.scope) for node in graph.nodes]
+    forward = ["Net.blocks.0.linear", "Net.blocks.1.0.linear", "Net.blocks.1.1.relu", "Net", "Net.MSELoss.mse_loss"]
+    assert [p for p in dict.fromkeys(paths) if p and not p.endswith("_backward")] == forward
+    assert "Net.blocks.1.1.relu.relu_backward" in paths and "Net.blocks.0.linear.matmul_backward" in paths
+    names = [v.name for v in graph.inputs]
+    assert names == ["x", "blocks.0.weight", "blocks.0.bias", "blocks.1.0.weight", "blocks.1.0.bias"]
 
 
 def test_losses_trace_without_looking_at_values() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..ir.dtypes import FROM_NUMPY
-from ..ir.errors import AutogradError, user_location
+from ..ir.errors import AutogradError, Location, user_location
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import TensorType
-from .handle import Tensor, storage_of, wrap
+from .handle import Tensor, mode, storage_of, wrap
 
 _numbers = itertools.count(1)
 
@@ -32,6 +32,21 @@ def require_no_nan(node: Any, grads: Sequence[Any]) -> None:
                 hint="look at the values that go into it: sqrt and pow have no finite derivative at 0, "
                 "log and division none beyond it; clamp() them, or add a small eps",
             )
+
+
+class Place(Location):
+    """A line of the user's program, and the layers around it while tracing: see `ir.text.Scope`."""
+
+    scope: Any = ()
+
+
+def _here() -> Location | None:
+    location = user_location(3)
+    if location is None or mode.tracer is None:
+        return location
+    place = Place(*location)
+    place.scope = tuple(mode.tracer.scopes)
+    return place
 
 
 class Node:
@@ -91,7 +106,7 @@ class Node:
         self.types: Any = [(out._value.shape, out._value.dtype) for out in outs]
         self.hooks: Any = None
         self.retained: Any = None
-        self.location = user_location() if keep_locations else None
+        self.location = _here() if keep_locations else None
 
     @property
     def name(self) -> str:

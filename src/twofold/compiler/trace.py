@@ -71,6 +71,7 @@ class Tracer:
         self.histories: list[tuple[Any, ...]] = []  # of these views, as they were before
         self.versions: dict[int, tuple[Any, int]] = {}  # storages from outside: version before the trace
         self.scopes: list[tuple[str, int]] = []
+        self.layers: list[tuple[Any, str]] = []  # modules that are being called and their names, outermost first
         self.origin: tape.Node | None = None  # the operation whose derivative is being traced
         self.calls: dict[str, int] = {}
         self.names: dict[int, str] = {}
@@ -94,7 +95,8 @@ class Tracer:
         values = [self.value_of(t) if isinstance(t, Tensor) else self.graph.constant(t, dtype) for t in inputs]
         location, scope = None, tuple(self.scopes)
         if self.origin is not None:
-            location, scope = self.origin.location, (*scope, (f"{self.origin.name}_backward", 0))
+            location = self.origin.location
+            scope = (*getattr(location, "scope", scope), (f"{self.origin.name}_backward", 0))
         outs = self.graph.add(p, tuple(values), params, location=location or user_location(), scope=scope)
         return outs if p.multiple else outs[0]
 
@@ -125,6 +127,21 @@ class Tracer:
             yield
         finally:
             self.scopes.pop()
+
+    @contextlib.contextmanager
+    def layer(self, module: Any, name_within: Callable[[Any, Any], str]) -> Iterator[None]:
+        """The scope of a module's call: its name in the module around it, or its class."""
+        name = name_within(self.layers[-1][0], module) if self.layers else type(module).__name__
+        self.layers.append((module, name))
+        path = "".join(f"{name}." for _, name in self.layers[1:])
+        for table in (module._parameters, module._buffers):
+            for part, t in table.items():
+                self.names.setdefault(id(t), path + part)  # as in the state_dict of the outermost module
+        try:
+            with self.scope(name):
+                yield
+        finally:
+            self.layers.pop()
 
     def touch_grad(self, t: Tensor, *, is_read: bool) -> None:
         """The `.grad` of a tensor is about to be read or set; the first time tells what it was."""

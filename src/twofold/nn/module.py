@@ -82,7 +82,7 @@ class Module:
             if mode.tracer is None:
                 return self._call_with_hooks(args, kwargs)
             mode.tracer.touch(self)
-            with mode.tracer.scope(type(self).__name__):
+            with mode.tracer.layer(self, _name_within):
                 return self._call_with_hooks(args, kwargs)
         except TwofoldError as error:
             _add_layer(error, self)
@@ -665,12 +665,17 @@ def _add_layer(error: TwofoldError, module: Module) -> None:
     parts = []
     chain = list(reversed(error.layers))
     for parent, child in itertools.pairwise(chain):
-        names = (name for name, m in parent.named_modules(remove_duplicate=False) if m is child)
-        parts.append(next(names, type(child).__name__))
+        parts.append(_name_within(parent, child))
     error.layer_path = ".".join(parts) or type(module).__name__
     if error.layer_repr is None:
         text = repr(module)
         error.layer_repr = text if "\n" not in text else f"{type(module).__name__}(...)"
+
+
+def _name_within(parent: Module, child: Module) -> str:
+    """The path from a module to one inside it; the class of one that is not."""
+    names = (name for name, m in parent.named_modules(remove_duplicate=False) if m is child)
+    return next(names, type(child).__name__)
 
 
 def register_module_forward_pre_hook(hook: Callable[..., Any]) -> RemovableHandle:

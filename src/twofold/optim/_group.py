@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..autodiff.composite import concrete
-from ..autodiff.handle import Settings, Tensor
+from ..autodiff.handle import Settings, Tensor, mode
 from ..ir.dtypes import DType
 from ..primitives.movement import full
 from ..tensors._registry import assign
@@ -38,6 +38,8 @@ class ParamGroup(dict[str, Any]):
             if isinstance(value, Tensor) and of is None:
                 return value if value.dtype is dtype else value.to(dtype)
             twin = self._twins[name, of, dtype] = _scalar(_number(value, of), dtype)
+        if mode.tracer is not None:
+            mode.tracer.names.setdefault(id(twin), name if of is None else f"{of.__name__.strip('_')}_{name}")
         return twin
 
     def structure(self, name: str) -> Any:

@@ -16,6 +16,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from ..autodiff.bind import no_record
@@ -145,6 +146,9 @@ class Optimizer:
         state = self.state[p]
         if not state:
             state.update(self._init_state(p, group))
+        if mode.tracer is not None:
+            names = mode.tracer.names
+            names.update((id(v), f"{names[id(p)]}.{k}") for k, v in state.items() if id(p) in names)
         dtype = compute_dtype(p)
         if p.dtype.is_complex:
             raise DTypeError(
@@ -354,10 +358,12 @@ def _stepping(step: Callable[..., Any]) -> Callable[..., Any]:
             result = hook(self, args, kwargs)
             if result is not None:
                 args, kwargs = result
+        scope = nullcontext()
         if mode.tracer is not None:
             mode.tracer.touch(self)
+            scope = mode.tracer.scope(type(self).__name__)
         self._before_step()
-        with no_record():
+        with no_record(), scope:
             out = step(self, *args, **kwargs)
         self._after_step()
         for hook in self._run("step_post"):
