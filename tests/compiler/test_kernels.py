@@ -61,7 +61,7 @@ def compiled(name):
 # Sums of several terms: errors are units of the largest result, not of each.
 SUMS = {
     "matmul", "conv", "conv_input_grad", "conv_weight_grad", "conv_last", "conv_last_input_grad",
-    "conv_last_weight_grad",
+    "conv_last_weight_grad", "sum_pool_last", "sum_pool_last_grad", "max_pool_last_grad",
     "sum", "sum_pool", "sum_pool_grad", "index_put", "scatter_add", "scatter_reduce", "cumsum",
     "rnn", "rnn_grad", "lstm", "lstm_grad", "gru", "gru_grad",
 }  # fmt: skip

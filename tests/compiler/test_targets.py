@@ -75,6 +75,16 @@ def large_pieces():
         [f(2, 5, 9, 9), f(20, 5, 3, 3)],
         {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1},
     )
+    solid = {"stride": (1, 2, 1), "padding": ((1, 1),) * 3, "dilation": (1, 1, 1), "groups": 1}
+    yield p["conv"], [f(2, 5, 4, 7, 9), f(20, 5, 3, 3, 3)], solid
+    yield p["conv_weight_grad"], [f(2, 5, 4, 7, 9), f(2, 20, 4, 4, 9)], {"kernel_size": (3, 3, 3), **solid}
+    line = {"stride": (2,), "padding": ((1, 1),), "dilation": (1,), "groups": 3}
+    yield p["conv_input_grad"], [f(2, 9, 10), f(9, 4, 3)], {"input_size": (20,), **line}
+    for dtype in (np.float64, np.float16):
+        yield p["conv"], [f(2, 12, 21, dtype=dtype), f(9, 4, 3, dtype=dtype)], line
+        pool = {"kernel": (2, 3), "stride": (1, 2), "padding": ((1, 0), (0, 1)), "dilation": (1, 1)}
+        yield p["max_pool"], [f(2, 19, 5, 6, dtype=dtype)], pool
+        yield p["sum_pool"], [f(2, 19, 5, 6, dtype=dtype)], pool
     yield (
         p["conv_weight_grad"],
         [f(3, 6, 8, 8), f(3, 19, 8, 8)],

@@ -12,11 +12,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ...ir.dtypes import float32
+import numpy as np
+
+from ...ir.dtypes import int64
 from ...ir.graph import Graph, Node, Value
 from ...ir.primitive import PRIMITIVES, Primitive
 from ...ir.rewrite import Rewriter
-from ...ir.types import Shape
+from ...ir.types import Shape, contiguous_strides
 from ...primitives import elementwise
 from ...primitives.channels_last import TWINS, channels_first, channels_last
 
@@ -24,7 +26,7 @@ _ELEMENTWISE = frozenset(p.name for p in vars(elementwise).values() if isinstanc
 _REDUCTIONS = frozenset(("sum", "prod", "amax", "amin"))
 _COMPARISONS = frozenset(("le", "lt", "ge", "gt", "eq", "ne"))
 _ACTIVATIONS = {"conv": (0,), "conv_input_grad": (0,), "conv_weight_grad": (0, 1)}
-_RANKS = (3, 4)  # (N, C, *S) with one or two spatial dimensions
+_RANKS = (3, 4, 5)  # (N, C, *S) with one to three spatial dimensions
 
 
 def layout(graph: Graph) -> Graph:
@@ -59,6 +61,8 @@ class _Layout(Rewriter):
 
     def __getitem__(self, value: Value) -> Value:
         """The new value in the old one's order."""
+        if value in self.taps and value not in self.last:
+            self.last[value] = self._indices(value)
         if value not in self.values and value in self.last:
             order = channels_first(value.ndim)
             self.values[value] = self.add(PRIMITIVES["permute"], [self.last[value]], dims=order)
@@ -66,6 +70,8 @@ class _Layout(Rewriter):
 
     def turned(self, value: Value) -> Value:
         """The new value in channels-last order."""
+        if value in self.taps and value not in self.last:
+            self.last[value] = self._indices(value)
         if value not in self.last:
             node = value.node
             order = channels_last(value.ndim)
@@ -108,7 +114,7 @@ class _Layout(Rewriter):
 
     def _twin(self, node: Node) -> bool:
         name, out = node.prim.name, node.outputs[0]
-        if out.dtype is not float32 or node.inputs[0].ndim not in _RANKS:
+        if out.dtype.is_complex or node.inputs[0].ndim not in _RANKS:
             return False
         moved = _ACTIVATIONS.get(name, (0,))
         inputs = [self.turned(v) if i in moved else self[v] for i, v in enumerate(node.inputs)]
@@ -121,7 +127,7 @@ class _Layout(Rewriter):
 
     def _max_pool(self, node: Node) -> bool:
         x, (values, indices) = node.inputs[0], node.outputs
-        if x.dtype is not float32 or x.ndim not in _RANKS:
+        if x.ndim not in _RANKS:
             return False
         new = self.graph.add(
             PRIMITIVES["max_pool_last"],
@@ -132,9 +138,27 @@ class _Layout(Rewriter):
         )
         self._made(values, new[0])
         self.taps[indices] = (new[1], node)
-        self.copy(node)  # for those who want the indices; without any it is dead
-        del self.values[values]
         return True
+
+    def _indices(self, value: Value) -> Value:
+        """The indices of a max_pool, for those who want them, from the numbers of the taps."""
+        taps, pool = self.taps[value]
+        size, p = pool.inputs[0].shape[2:], pool.params
+        strides = contiguous_strides(size)
+        base = sum(
+            (np.arange(n) * s - lo).reshape(-1, *(1,) * (len(size) - d)) * step
+            for d, (n, s, (lo, _), step) in enumerate(
+                zip(taps.shape[1:-1], p["stride"], p["padding"], strides, strict=True)
+            )
+        )
+        index = self.graph.constant(np.asarray(base, np.int64))
+        rest = self.add(PRIMITIVES["cast"], [taps], dtype=int64)
+        for k, gap, step in reversed(list(zip(p["kernel"], p["dilation"], strides, strict=True))):
+            count, scale = self.graph.constant(k, int64), self.graph.constant(gap * step, int64)
+            place = self.add(PRIMITIVES["remainder"], [rest, count])
+            rest = self.add(PRIMITIVES["floor_divide"], [rest, count])
+            index = self.add(PRIMITIVES["add"], [index, self.add(PRIMITIVES["mul"], [place, scale])])
+        return index
 
     def _scatter(self, node: Node) -> bool:
         """The gradient of max_pool: zeros, the indices and g, with their positions flattened."""

@@ -12,6 +12,7 @@ from ..group import is_convolution
 from ..layout import View
 from ..step import Step
 from .conv import ConvKernel, Sweep, Weights, adjoint_sweeps, forward_sweeps
+from .convgeneral import lower_general, lower_general_weight_grad
 from .convgrad import WeightGradKernel
 from .convsmall import SmallConvKernel, suits
 from .relayout import row_major
@@ -37,7 +38,7 @@ def _supported(node: Node) -> bool:
 def lower_conv(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     """`conv_last` and `conv_last_input_grad` on their own."""
     if not is_convolution(node):
-        return None
+        return lower_general(lowering, node, symbol)
     out = node.outputs[0]
     return lower_fused(lowering, node, [], {}, {out: lowering.views[out]}, NONE, symbol)
 
@@ -113,7 +114,7 @@ def lower_fused(
 def lower_weight_grad(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     """`conv_last_weight_grad`."""
     if not _supported(node):
-        return None
+        return lower_general_weight_grad(lowering, node, symbol)
     out = lowering.views[node.outputs[0]]
     x, steps = row_major(lowering, _plane(lowering.views[node.inputs[0]]), node, symbol + "x")
     g, copies = row_major(lowering, _plane(lowering.views[node.inputs[1]]), node, symbol + "g")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ....ir.dtypes import float32
+from ....ir.dtypes import DType, float32
 from ....ir.graph import Node, Value
 from ....ir.types import Shape
 from .. import registers
@@ -63,8 +63,9 @@ def multiply(
     *,
     masked: bool,
     wide: bool = False,
+    dtype: DType = float32,
 ) -> list[Val]:
-    """`acc[r][v] = fma(a[rows[r] + i], b[v + i], acc[r][v])` over a nest of loops, in float32.
+    """`acc[r][v] = fma(a[rows[r] + i], b[v + i], acc[r][v])` over a nest of loops.
 
     Args:
         a, b: addresses at the loops' start.
@@ -73,24 +74,26 @@ def multiply(
         counts: elements of B per vector.
         masked: B ends there; otherwise it is padded.
         wide: A has an element for each of B's, as in a depthwise convolution.
+        dtype: float32 or float64.
     """
-    ty = vector("float", lanes)
+    one, size = registers.HELD[dtype.name], dtype.itemsize
+    ty = vector(one, lanes)
 
     def nest(depth: int, a: Val, b: Val, acc: Sequence[Val]) -> list[Val]:
         if depth == len(loops):
             out = list(acc)
             bs = []
             for v, count in enumerate(counts):
-                address = f.at(b, v * lanes * 4)
+                address = f.at(b, v * lanes * size)
                 if masked and count < lanes:
-                    bs.append(load(f, address, float32, lanes, 1, count))
+                    bs.append(load(f, address, dtype, lanes, 1, count))
                 else:
-                    bs.append(f.load(ty, address, 4))
+                    bs.append(f.load(ty, address, size))
             for r, offset in enumerate(rows):
-                x = None if wide else f.splat(f.load("float", f.at(a, offset), 4), lanes)
+                x = None if wide else f.splat(f.load(one, f.at(a, offset), size), lanes)
                 for v, count in enumerate(counts):
                     i = r * len(counts) + v
-                    factor = x or load(f, f.at(a, offset + v * lanes * 4), float32, lanes, 1, _part(count, lanes))
+                    factor = x or load(f, f.at(a, offset + v * lanes * size), dtype, lanes, 1, _part(count, lanes))
                     out[i] = f.intrinsic("fma", [factor, bs[v], out[i]])
             return out
         times, step_a, step_b = loops[depth]

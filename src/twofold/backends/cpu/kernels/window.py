@@ -18,6 +18,12 @@ from ..step import Step
 from .access import load, store
 from .relayout import row_major
 from .tile import bases_of, kernel_function, unravel, zero_bytes
+from .windowgeneral import (
+    lower_general_max_pool,
+    lower_general_max_pool_grad,
+    lower_general_sum_pool,
+    lower_general_sum_pool_grad,
+)
 
 
 class Windows:
@@ -65,6 +71,8 @@ class Windows:
 def lower_max_pool(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     """`max_pool_last`: the first of the largest; NaN wins, the last of them."""
     x, (values, taps) = node.inputs[0], node.outputs
+    if not _known(x, values, taps):
+        return lower_general_max_pool(lowering, node, symbol)
 
     def pixel(f: Function, w: Windows, lanes: int, read: Callable[..., Val], y: Any, x: Any) -> list[Val]:
         ty, wide = vector("float", lanes), vector("i32", lanes)
@@ -90,6 +98,8 @@ def lower_max_pool(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
 def lower_sum_pool(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     """`sum_pool_last`: along each line of a window, then over its lines, as the reference adds."""
     x, (values,) = node.inputs[0], node.outputs
+    if not _known(x, values):
+        return lower_general_sum_pool(lowering, node, symbol)
 
     def pixel(f: Function, w: Windows, lanes: int, read: Callable[..., Val], y: Any, x: Any) -> list[Val]:
         zero = f.const(0, vector("float", lanes))
@@ -149,10 +159,8 @@ def _known(*values: Value) -> bool:
 
 def _lower_forward(
     lowering: Any, node: Node, source: Value, results: list[Value], pixel: Callable[..., list[Val]], symbol: str
-) -> list[Step] | None:
+) -> list[Step]:
     """A kernel that computes each output pixel from its window."""
-    if not _known(source, *results):
-        return None
     spatial = source.ndim - 2
     windows = Windows(source.shape[1:-1], results[0].shape[1:-1], node.params)
     x, steps = row_major(lowering, _planes(lowering.views[source], spatial), node, symbol + "x")
@@ -209,6 +217,8 @@ def _channels(f: Function, channels: int, lanes: int, body: Callable[[Any, int |
 
 def lower_max_pool_grad(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     """`max_pool_last_grad`: an element goes to the tap that it came from."""
+    if not _known(*node.inputs, *node.outputs):
+        return lower_general_max_pool_grad(lowering, node, symbol)
 
     def part(f: Function, g: Val, taps: Val | None, t: Any, lanes: int) -> Val:
         assert taps is not None
@@ -221,13 +231,13 @@ def lower_max_pool_grad(lowering: Any, node: Node, symbol: str) -> list[Step] | 
 
 def lower_sum_pool_grad(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     """`sum_pool_last_grad`: an element goes to all of its window."""
+    if not _known(*node.inputs, *node.outputs):
+        return lower_general_sum_pool_grad(lowering, node, symbol)
     return _lower_backward(lowering, node, lambda f, g, taps, t, lanes: g, symbol)
 
 
-def _lower_backward(lowering: Any, node: Node, part: Callable[..., Val], symbol: str) -> list[Step] | None:
+def _lower_backward(lowering: Any, node: Node, part: Callable[..., Val], symbol: str) -> list[Step]:
     out = node.outputs[0]
-    if not _known(node.inputs[0], *node.inputs[1:], out):
-        return None
     windows = Windows(node.params["input_size"], node.inputs[0].shape[1:-1], node.params)
     steps: list[Step] = []
     views: list[View] = []
