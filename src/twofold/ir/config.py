@@ -96,12 +96,19 @@ DUMP = Setting(
 )
 EXPLAIN = Setting("TWOFOLD_EXPLAIN", _on, "1: say on standard error why a function is compiled, and why again")
 SKIP_PASSES = Setting(
-    "TWOFOLD_SKIP_PASSES", _names, "names of passes, divided by commas, that are left out: to measure what they do"
+    "TWOFOLD_SKIP_PASSES", _names, "names of passes, divided by commas, that are left out, to measure what they do; also fuse (each operation is a "
+    "kernel of its own) and reuse (temporaries do not share memory)"
 )
 PARALLEL = Setting(
     "TWOFOLD_PARALLEL_COMPILE", lambda text: text != "0", "0: kernels are compiled one after the other"
 )
 THREADS = Setting("TWOFOLD_THREADS", _threads, "threads of compiled programs; otherwise as many as processors")
+WINOGRAD = Setting(
+    "TWOFOLD_WINOGRAD",
+    lambda text: text != "0",
+    "0: float32 convolutions with kernels of 3 x 3 are computed by the definition, which keeps infinities to the "
+    "pixels that see them",
+)
 CACHE_DIR = Setting(
     "TWOFOLD_CACHE_DIR", _cache, "the folder of compiled code, in place of `~/.cache/twofold`; 0: keep none"
 )

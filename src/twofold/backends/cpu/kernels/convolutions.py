@@ -18,6 +18,9 @@ from .convsmall import SmallConvKernel, suits
 from .relayout import row_major
 from .scalars import NONE, Scalars
 from .tile import Epilogue
+from .winograd import WinogradKernel
+from .winograd import suits as suits_winograd
+from .winogradgrad import WinogradWeightGradKernel, suits_weight_grad
 
 _POINT = Sweep(0, 1, 1, 1, 0, 1, (0,))  # the missing dimension of a one-dimensional convolution
 
@@ -99,7 +102,9 @@ def lower_fused(
         depthwise,
     )
     code = ConvKernel(*arguments)
-    if suits(code):
+    if suits_winograd(code):
+        code = WinogradKernel(*arguments)
+    elif suits(code):
         code = SmallConvKernel(*arguments)
     packed = lowering.buffer("temp", float32, code.packed_size())
     chunks = code.emit_packing(lowering.module, symbol + "p", packed)
@@ -123,7 +128,11 @@ def lower_weight_grad(lowering: Any, node: Node, symbol: str) -> list[Step] | No
     flat = len(p["kernel_size"]) == 1
     kernel, stride, dilation = [(1, *p[k]) if flat else p[k] for k in ("kernel_size", "stride", "dilation")]
     lows = (0, *lows) if flat else lows
-    code = WeightGradKernel(x, g, p["groups"], kernel, stride, lows, dilation, lowering.target)
+    code: Any
+    if suits_weight_grad(x, g, p["groups"], kernel, stride, dilation):
+        code = WinogradWeightGradKernel(x, g, lows, lowering.target)
+    else:
+        code = WeightGradKernel(x, g, p["groups"], kernel, stride, lows, dilation, lowering.target)
     partials = lowering.buffer("temp", float32, code.partial_size())
     code.emit(lowering.module, symbol, partials)
     lowering.scratch = max(lowering.scratch, code.scratch_bytes)

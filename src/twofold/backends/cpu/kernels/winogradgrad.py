@@ -1,0 +1,297 @@
+"""The gradient of a 3 x 3 convolution with respect to its weight, by Winograd's minimal filtering.
+
+It is the transposed algorithm of `winograd`: w' = G' [sum over tiles of (A g A') * (B' x B)] G, where x
+are tiles of 4 x 4 of the input and g those of 2 x 2 of the gradient. Each of the 16 elements is a matrix
+product over all tiles.
+
+Note [Groups of tiles]
+Tiles are cut into groups, as the shapes say; each group adds into a partial result of its own, in
+order, and the partial results are added in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ....ir.config import WINOGRAD
+from ....ir.dtypes import float32
+from ....ir.types import Shape
+from ..emit import Function, Module, Val, vector
+from ..layout import Buffer, View
+from ..target import Target
+from .access import load, store
+from .contract import tile_rows
+from .convgrad import _pick
+from .tile import bases_of, columns_of, copy_bytes, kernel_function, multiply, scratch_of, unravel
+from .winograd import COMBINATIONS, LEAST_CHANNELS, LEAST_GAIN, PAD, Windows, by_vector, gain
+
+_SCRATCH = 500 << 10  # bytes of transformed tiles that a worker holds at a time
+_FEW_ITEMS = 16
+_SPLIT_BYTES = 4 << 20  # of a partial result, per split of its panels
+_PARTIAL_BYTES = 8 << 20
+
+
+def suits_weight_grad(x: View, g: View, groups: int, kernel: Shape, stride: Shape, dilation: Shape) -> bool:
+    """Whether a gradient can be computed in this way, and is worth it."""
+    if not WINOGRAD.value or groups != 1 or kernel != (3, 3) or stride != (1, 1) or dilation != (1, 1):
+        return False
+    _, rows, cols, outputs = g.shape
+    return min(x.shape[3], outputs) >= LEAST_CHANNELS and gain(rows, cols) >= LEAST_GAIN
+
+
+class WinogradWeightGradKernel:
+    """The same as `WeightGradKernel`, for which `suits_weight_grad` holds.
+
+    The four rows of elements of the transformed tiles are separate pieces of work, which share nothing.
+
+    Args:
+        x: the input (N, H, W, C), row-major.
+        g: the gradient of the output (N, H', W', O), row-major.
+        low: the padding before.
+    """
+
+    def __init__(self, x: View, g: View, low: Shape, target: Target):
+        self.x, self.g = x, g
+        n, height, width, self.inputs = x.shape
+        _, rows, cols, self.outputs = g.shape
+        self.lanes, self.most = target.lanes(4), target.tile_rows
+        self.width = self.lanes * (2 if self.outputs > self.lanes else 1)
+        self.panels = -(-self.outputs // self.width)
+        grid = (-(-rows // 2), -(-cols // 2))
+        self.seen = Windows((height, width, self.inputs), grid, (-low[0], -low[1]), (4, 4))
+        self.given = Windows((rows, cols, self.outputs), grid, (0, 0), (2, 2))
+        self.panel_size = self.inputs * self.width
+        self.size = 16 * self.panels * self.panel_size  # elements of a partial result
+        tiles = n * grid[0] * grid[1]
+        self.splits = min(self.panels, max(1, (self.size * 4) // _SPLIT_BYTES))
+        groups = min(-(-_FEW_ITEMS // (4 * self.splits)), max(1, _PARTIAL_BYTES // (self.size * 4)))
+        self.per = -(-tiles // groups)
+        self.tiles, self.partials = tiles, -(-tiles // self.per)
+        self.chunks = self.partials * 4 * self.splits
+        self.row = -(-self.inputs // self.lanes) * self.lanes * 4 + PAD
+        wide = -(-self.panels // self.splits)  # panels of one item
+        fits = _SCRATCH // (4 * (self.row + wide * self.width * 4))
+        self.block = -(-self.per // -(-self.per // max(16, fits)))
+        self.input_step = self.block * self.row + PAD
+        self.panel_step = self.block * self.width * 4 + PAD
+        self.output_step = wide * self.panel_step
+        windows = self.seen.scratch_bytes + self.given.scratch_bytes
+        self.scratch_bytes = 4 * (self.input_step + self.output_step) + windows
+
+    def partial_size(self) -> int:
+        """Elements of all partial results: per group of tiles [element][panel][in][width]."""
+        return self.partials * self.size
+
+    def emit(self, module: Module, name: str, partials: Buffer) -> None:
+        f = kernel_function(module, name)
+        bases = bases_of(f, [self.x.buffer, self.g.buffer, partials])
+        x = f.at(bases[self.x.buffer], self.x.offset * 4)
+        g = f.at(bases[self.g.buffer], self.g.offset * 4)
+        scratch = scratch_of(f)
+        given = f.at(scratch, 4 * self.input_step)
+        spare = f.at(given, 4 * self.output_step)
+        other = f.at(spare, self.seen.scratch_bytes)
+        self.seen.start(f, spare)
+        self.given.start(f, other)
+
+        def item(number: Any) -> None:
+            part, split, i = unravel(f, number, (self.partials, self.splits, 4))
+            begin = f.mul(part, self.per)
+            end = f.min(f.add(begin, self.per), self.tiles)
+            start = f.div(f.mul(split, self.panels), self.splits)
+            stop = f.div(f.mul(f.add(split, 1), self.panels), self.splits)
+            out = f.at(bases[partials], f.mul(f.add(f.mul(part, 4), i), self.size // 4 * 4))
+
+            def block(first: Any) -> None:
+                count = f.min(self.block, f.sub(end, first))
+
+                def see(t: Any) -> None:
+                    self._see(f, x, i, f.add(first, t), f.at(scratch, f.mul(t, self.row)), spare)
+
+                def give(t: Any) -> None:
+                    target = f.at(given, f.mul(t, self.width * 4))
+                    self._give(f, g, i, f.add(first, t), target, other, start, stop)
+
+                f.loop(0, count, see)
+                f.loop(0, count, give)
+                fresh = f.icmp("eq", f.int(first), begin) if self.block < self.per else None
+
+                def panel(j: Any, p: Any) -> None:
+                    a = f.at(scratch, f.mul(j, self.input_step))
+                    b = f.at(given, f.add(f.mul(j, self.output_step), f.mul(f.sub(p, start), self.panel_step)))
+                    place = f.at(out, f.mul(f.add(f.mul(j, self.panels), p), self.panel_size * 4))
+                    self._by_panel(f, p, lambda counts: self._multiply(f, a, b, place, count, counts, fresh))
+
+                f.loop(0, 4, lambda j: f.loop(start, stop, lambda p: panel(j, p)) and None)
+
+            f.loop(begin, end, block, step=self.block)
+
+        f.loop(f.args[1], f.args[2], item)
+        f.ret()
+        f.finish()
+
+    def _by_panel(self, f: Function, panel: Any, body: Callable[[list[int]], None]) -> None:
+        tail = self.outputs % self.width
+        if not tail:
+            body(columns_of(self.width, self.lanes))
+        elif self.panels == 1:
+            body(columns_of(tail, self.lanes))
+        else:
+            f.when(f.icmp("slt", panel, self.panels - 1), lambda: body(columns_of(self.width, self.lanes)))
+            f.when(f.icmp("eq", panel, self.panels - 1), lambda: body(columns_of(tail, self.lanes)))
+
+    def _see(self, f: Function, images: Val, i: Any, number: Any, target: Val, spare: Val) -> None:
+        """Row `i` of the elements of a tile of the input."""
+        ty = vector("float", self.lanes)
+        lines = [_pick(f, i, [p for p, _, _ in COMBINATIONS]), _pick(f, i, [q for _, q, _ in COMBINATIONS])]
+        a, b = self.seen.rows(f, images, number, spare, lines)
+        sign = f.select(f.icmp("eq", f.int(i), 1), f.const(1.0, ty), f.const(-1.0, ty))
+
+        def channel(c: Any, count: int) -> None:
+            place = f.mul(c, 4)
+            above, below = f.at(a, place), f.at(b, place)
+            x = []
+            for j in range(4):
+                one, two = (
+                    load(f, f.at(r, j * self.seen.pixel), float32, self.lanes, 1, count) for r in (above, below)
+                )
+                x.append(f.op("fadd", one, f.op("fmul", two, sign)))
+            out = f.at(target, place)
+            for j, (p, q, op) in enumerate(COMBINATIONS):
+                store(f, f.op(op, x[p], x[q]), f.at(out, j * self.input_step), float32, self.lanes)
+
+        by_vector(f, self.inputs, self.lanes, channel)
+
+    def _give(
+        self, f: Function, images: Val, i: Any, number: Any, target: Val, spare: Val, start: Any, stop: Any
+    ) -> None:
+        """Row `i` of the elements of a tile of the gradient, for some panels."""
+        ty = vector("float", self.lanes)
+        a, b = self.given.rows(f, images, number, spare)
+        zero, one, minus = (f.const(v, ty) for v in (0.0, 1.0, -1.0))
+        upper = f.select(f.icmp("eq", f.int(i), 3), zero, one)
+        lower = f.select(f.icmp("eq", f.int(i), 0), zero, f.select(f.icmp("eq", f.int(i), 2), minus, one))
+
+        def panel(p: Any) -> None:
+            out = f.at(target, f.mul(f.sub(p, start), self.panel_step))
+
+            def with_columns(counts: list[int]) -> None:
+                for v, count in enumerate(counts):
+                    part(p, out, v, count)
+
+            self._by_panel(f, p, with_columns)
+
+        def part(p: Any, out: Val, v: int, count: int) -> None:
+            place = f.add(f.mul(p, self.width * 4), v * self.lanes * 4)
+            t = []
+            for j in range(2):
+                above, below = (
+                    load(f, f.at(f.at(r, place), j * self.given.pixel), float32, self.lanes, 1, count)
+                    for r in (a, b)
+                )
+                t.append(f.op("fadd", f.op("fmul", above, upper), f.op("fmul", below, lower)))
+            for j, value in enumerate([t[0], f.op("fadd", *t), f.op("fsub", *t), t[1]]):
+                store(f, value, f.at(out, j * self.output_step + v * self.lanes * 4), float32, self.lanes)
+
+        f.loop(start, stop, panel)
+
+    def _multiply(
+        self, f: Function, a: Val, b: Val, out: Val, count: Any, counts: list[int], fresh: Val | None
+    ) -> None:
+        """Add one element of all tiles of a block to the partial result."""
+        ty = vector("float", self.lanes)
+        sizes = tile_rows(self.inputs, self.most)
+        done = 0
+        for size in sorted(set(sizes), reverse=True):
+
+            def tile(t: Any, size: int = size, done: int = done) -> None:
+                row = f.add(f.mul(t, size), done)
+                target = f.at(out, f.mul(row, self.width * 4))
+                places = [
+                    f.at(target, (r * self.width + v * self.lanes) * 4)
+                    for r in range(size)
+                    for v in range(len(counts))
+                ]
+                zero = f.const(0, ty)
+                acc = [zero if fresh is None else f.select(fresh, zero, f.load(ty, place, 4)) for place in places]
+                loops = [(count, self.row, self.width * 4)]
+                rows = [4 * r for r in range(size)]
+                acc = multiply(f, f.at(a, f.mul(row, 4)), rows, b, loops, counts, self.lanes, acc, masked=False)
+                for place, value in zip(places, acc, strict=True):
+                    f.store(value, place, 4)
+
+            f.loop(0, sizes.count(size), tile)
+            done += size * sizes.count(size)
+
+    # --- the sum of the partial results -------------------------------------------------------------
+
+    def emit_combine(self, module: Module, name: str, partials: Buffer, out: View) -> int:
+        """Add the groups in order and transform, into (O, C, 3, 3); returns its number of chunks."""
+        f = kernel_function(module, name)
+        bases = bases_of(f, [partials, out.buffer])
+        lanes = self.lanes
+        ty = vector("float", lanes)
+        block = min(self.inputs, 16)
+        blocks = -(-self.inputs // block)
+        line = block * 36 + PAD
+        staged = f.alloca(lanes * line)
+
+        def item(number: Any) -> None:
+            p, part = unravel(f, number, (self.panels, blocks))
+            first = f.mul(part, block)
+            rows = f.min(block, f.sub(self.inputs, first)) if self.inputs % block else block
+            source = f.at(bases[partials], f.mul(f.add(f.mul(p, self.panel_size), f.mul(first, self.width)), 4))
+            place = f.add(f.mul(f.mul(p, self.width), self.inputs), first)
+            target = f.at(bases[out.buffer], f.mul(f.add(f.mul(place, 9), out.offset), 4))
+
+            def channel(c: Any, v: int, count: int) -> None:
+                start = f.at(source, f.mul(f.add(f.mul(c, self.width), v * lanes), 4))
+                m = []
+                for e in range(16):
+                    at = f.at(start, e * self.panels * self.panel_size * 4)
+                    total = f.load(ty, at, 4)
+                    for q in range(1, self.partials):
+                        total = f.op("fadd", total, f.load(ty, f.at(at, q * self.size * 4), 4))
+                    m.append(total)
+                to = f.at(staged, f.mul(c, 36))
+                for t, value in enumerate(_gradient_transform(f, m)):
+                    for lane in range(count):
+                        store(f, f.extract(value, lane), f.at(to, lane * line + t * 4), float32, 1)
+
+            def with_columns(counts: list[int]) -> None:
+                for v, count in enumerate(counts):
+                    f.loop(0, rows, lambda c, v=v, count=count: channel(c, v, count))
+
+                    def copy(lane: Any, v: int = v) -> None:
+                        to = f.at(target, f.mul(f.add(lane, v * lanes), self.inputs * 36))
+                        fro = f.at(staged, f.mul(lane, line))
+                        if isinstance(rows, int):
+                            copy_bytes(f, to, fro, rows * 36)
+                        else:
+                            f.loop(
+                                0,
+                                rows,
+                                lambda c: copy_bytes(f, f.at(to, f.mul(c, 36)), f.at(fro, f.mul(c, 36)), 36),
+                            )
+
+                    f.loop(0, count, copy)
+
+            self._by_panel(f, p, with_columns)
+
+        f.loop(f.args[1], f.args[2], item)
+        f.ret()
+        f.finish()
+        return self.panels * blocks
+
+
+def _gradient_transform(f: Function, m: Sequence[Val]) -> list[Val]:
+    """G' m G, where the last row and column of m have the other sign."""
+    half = f.const(0.5, m[0].ty)
+
+    def three(a: Val, b: Val, c: Val, d: Val) -> list[Val]:
+        even = f.op("fmul", f.op("fadd", b, c), half)
+        return [f.op("fadd", a, even), f.op("fmul", f.op("fsub", b, c), half), f.op("fsub", even, d)]
+
+    columns = [three(m[j], m[4 + j], m[8 + j], m[12 + j]) for j in range(4)]
+    return [value for i in range(3) for value in three(*[column[i] for column in columns])]
