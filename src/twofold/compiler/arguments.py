@@ -42,6 +42,17 @@ def signature(x: Any) -> Any:
     return (kind, x)
 
 
+def described(signature: Any) -> str:
+    """A signature in words."""
+    if isinstance(signature, Unseen):
+        return repr(signature)
+    if len(signature) == 2:
+        return repr(signature[1])
+    shape, dtype, requires_grad, is_leaf = signature
+    extra = "" if not requires_grad else " that requires a gradient" + ("" if is_leaf else " and was computed")
+    return f"a tensor of {dtype} and shape {shape}{extra}"
+
+
 def context() -> tuple[Any, ...]:
     """What of the thread's modes and the process's defaults a program depends on."""
     return mode.grad, mode.inference, get_default_dtype()

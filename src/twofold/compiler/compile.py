@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ..autodiff.handle import Tensor, mode
+from ..backends.cpu import recording
 from ..backends.cpu.program import Program
 from ..ir import config
 from ..ir.dtypes import get_default_dtype
-from ..ir.errors import TraceError, TwofoldWarning
+from ..ir.errors import TraceError, TwofoldWarning, user_location
 from ..ir.tree import flatten
-from .arguments import context, signature, unseen
+from .arguments import context, described, signature, unseen
 from .inspect import explain
 from .pipeline import PASSES, optimize
 from .specialize import Specialization, specialize
@@ -66,8 +67,9 @@ class Compiled:
         return self.fn(*args, **kwargs)
 
     def _specialize(self, known: list[Any], key: Any, args: Any, kwargs: Any) -> tuple[Any, Specialization | None]:
+        name = getattr(self.fn, "__name__", type(self.fn).__name__)
         self.reasons.append(self._reason(known, key))
-        explain(f"{self!r} is compiled: {self.reasons[-1]}")
+        explain(f"compiling {name}, number {len(self.reasons)}: {self.reasons[-1]}\n  at: {user_location()}")
         if len(self.reasons) == _MANY_RETRACES:
             warnings.warn(
                 f"{self!r} was compiled {_MANY_RETRACES} times; the last reason: {self.reasons[-1]}",
@@ -82,7 +84,8 @@ class Compiled:
                     f"changes of an argument {odd} can't be noticed",
                     hint="pass a tensor, a tuple, or an object that can be hashed",
                 )
-            traced = trace_call(self.fn, args, kwargs, derivative=True)
+            with recording.span("trace", name):
+                traced = trace_call(self.fn, args, kwargs, derivative=True)
         except TraceError as e:
             if self.fullgraph:
                 raise
@@ -92,7 +95,8 @@ class Compiled:
             if traced.derivative is not None and traced.derivative.error is not None:
                 entry = traced.guard, None  # eager code raises the error where it is due
             else:
-                entry = traced.guard, specialize(traced)
+                with recording.span("compile", name):
+                    entry = traced.guard, specialize(traced)
         known.append(entry)
         return entry
 
@@ -111,7 +115,7 @@ class Compiled:
             return "inference mode or the default dtype is another now"
         for i, (new, old) in enumerate(zip(key[2], signature, strict=True)):
             if new != old:
-                return f"argument {i} is {new}, before {old}"
+                return f"argument {i} is {described(new)}, before {described(old)}"
         return "first call"
 
     def explain(self) -> str:

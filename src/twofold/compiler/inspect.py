@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..backends.cpu.jit import assembly
@@ -36,13 +37,14 @@ def report(program: Program, name: str, level: int) -> str:
     """What TWOFOLD_DEBUG shows of a program.
 
     Args:
-        level: 1 the seconds of each step, 2 also the kernels, 3 the graph, 4 LLVM's language, 5 assembly.
+        level: 1 the seconds of each step, 2 also the kernels, 3 the graph before and after the passes,
+            4 LLVM's language, 5 assembly.
     """
     parts = [f"=== {name}", timings(program)]
     if level >= 2:
         parts.append(str(program.cost()))
     if level >= 3:
-        parts.append(str(program))
+        parts += [*graphs(program), "--- program", str(program)]
     if level >= 4:
         parts.append(program.ir())
     if level >= 5:
@@ -57,6 +59,20 @@ def timings(program: Program) -> str:
     kernels = f"{len(program.texts)} kernels"
     lines += [f"{k:<14}{1e3 * v:>9.2f} ms  {kernels}" for k, v in program.seconds.items()]
     return "\n".join(lines)
+
+
+def graphs(program: Program) -> Iterator[str]:
+    """The trace, and the graph after each pass that changed it; not the last one, if that is the program's."""
+    if program.history is None or program.graph.name.endswith("_backward"):  # which has the history of its forward
+        return
+    shown = program.graph.fingerprint()
+    before = ""
+    for i, name in enumerate([TRACE, *(stage.name for stage in program.history.stages)]):
+        graph = program.history.after_number(i)
+        now = graph.fingerprint()
+        if now not in (before, shown):
+            yield f"--- {'after ' if i else ''}{name}\n{graph}"
+        before = now
 
 
 def dump(program: Program, name: str, folder: Path) -> Path:

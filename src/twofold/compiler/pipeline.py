@@ -14,6 +14,7 @@ from .passes import canonicalize, fold, layout, prune, share
 # In this order; each is a function from Graph to Graph.
 PASSES: tuple[Callable[[Graph], Graph], ...] = (prune, fold, layout, canonicalize, share, prune)
 TRACE = "trace"  # the name of the graph before all passes
+LATER = ("fuse", "reuse")  # decided after the passes, can be left out like them: see group.py and Program._plan
 
 
 class Stage(NamedTuple):
@@ -61,7 +62,7 @@ def run_passes(source: Graph) -> tuple[Graph, History]:
     Raises: TwofoldError if TWOFOLD_SKIP_PASSES names a pass that there is not.
     """
     history = History(source)
-    known = {run.__name__ for run in PASSES}
+    known = {*LATER, *(run.__name__ for run in PASSES)}
     if not history.skipped <= known:
         raise TwofoldError(
             f"{config.SKIP_PASSES.name} has {sorted(history.skipped - known)}, which are no passes",

@@ -96,8 +96,10 @@ DUMP = Setting(
 )
 EXPLAIN = Setting("TWOFOLD_EXPLAIN", _on, "1: say on standard error why a function is compiled, and why again")
 SKIP_PASSES = Setting(
-    "TWOFOLD_SKIP_PASSES", _names, "names of passes, divided by commas, that are left out, to measure what they do; also fuse (each operation is a "
-    "kernel of its own) and reuse (temporaries do not share memory)"
+    "TWOFOLD_SKIP_PASSES",
+    _names,
+    "names of passes, divided by commas, that are left out, to measure what they do; also fuse (each operation is a "
+    "kernel of its own) and reuse (temporaries do not share memory)",
 )
 PARALLEL = Setting(
     "TWOFOLD_PARALLEL_COMPILE", lambda text: text != "0", "0: kernels are compiled one after the other"

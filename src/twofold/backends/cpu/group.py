@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...ir import config
 from ...ir.graph import Graph, Node, Value
 from ...ir.types import Shape
 from . import registers
@@ -99,12 +100,14 @@ class _Grouper:
         self.of: dict[Node, Group] = {}
 
     def run(self) -> list[Group]:
+        fuses = "fuse" not in config.SKIP_PASSES.value
         for node in self.graph.nodes:
             if node in self.views:
                 continue
-            group = self._join(node) or self._start(node)
+            group = (self._join(node) if fuses else None) or self._start(node)
             self._put(node, group)
-        self._merge()
+        if fuses:
+            self._merge()
         return self._ordered()
 
     def _merge(self) -> None:

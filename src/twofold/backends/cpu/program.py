@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ...ir import config
 from ...ir.errors import TwofoldError
 from ...ir.evaluate import evaluate, located
 from ...ir.graph import Graph, Node, Value
@@ -100,8 +101,9 @@ class Program:
             if number not in self.direct:
                 last[self.views[value].buffer] = end
         placed: list[Buffer] = []
+        reuses = "reuse" not in config.SKIP_PASSES.value
         for buffer in sorted((b for b in first if b.kind == "temp"), key=lambda b: -b.nbytes):
-            buffer.first, buffer.last = first[buffer], last[buffer]
+            buffer.first, buffer.last = (first[buffer], last[buffer]) if reuses else (0, end)
             size = -(-max(buffer.nbytes, 1) // _ALIGN) * _ALIGN
             taken = sorted(
                 (b.offset, b.offset + b.nbytes) for b in placed if b.first <= buffer.last and buffer.first <= b.last
@@ -271,11 +273,13 @@ class Program:
                 if self._notes[0]:
                     return
                 started = time.perf_counter_ns()
-                if is_native:
+                if is_native and part[5][i].chunks > 1:
                     team.run(part[0] + i * _team.PHASE_BYTES, 1, part[2], self._stop)
+                elif is_native:
+                    team.serial(part[0] + i * _team.PHASE_BYTES, 1, self._stop)
                 else:
                     self._run_numpy(part)
-                listener(self, number, started, time.perf_counter_ns())
+                listener.step(self, number, started, time.perf_counter_ns())
                 number += 1
 
     def _run_numpy(self, node: Node) -> None:
