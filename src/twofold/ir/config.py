@@ -98,8 +98,8 @@ EXPLAIN = Setting("TWOFOLD_EXPLAIN", _on, "1: say on standard error why a functi
 SKIP_PASSES = Setting(
     "TWOFOLD_SKIP_PASSES",
     _names,
-    "names of passes, divided by commas, that are left out, to measure what they do; also fuse (each operation is a "
-    "kernel of its own) and reuse (temporaries do not share memory)",
+    "names of passes, divided by commas, that are left out, to measure what they do; also fuse (each operation is "
+    "a kernel of its own) and reuse (temporaries do not share memory)",
 )
 PARALLEL = Setting(
     "TWOFOLD_PARALLEL_COMPILE", lambda text: text != "0", "0: kernels are compiled one after the other"

@@ -14,6 +14,7 @@ import itertools
 import os
 import re
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -262,17 +263,19 @@ def _write(path: Path | None, data: bytes) -> None:
 
 
 def _bound(folder: Path) -> None:
-    """Remove the oldest entries when the cache has outgrown its limit."""
+    """Remove what writers that were killed have left, and the oldest entries when there are too many bytes."""
     entries = []
+    long_ago = time.time() - 3600
     for entry in os.scandir(folder):
         try:
             stat = entry.stat()
         except OSError:
             continue
-        entries.append((stat.st_mtime, stat.st_size, entry.path))
+        is_left = entry.name.startswith(".") and stat.st_mtime < long_ago
+        entries.append((0.0 if is_left else stat.st_mtime, stat.st_size, entry.path))
     total = sum(size for _, size, _ in entries)
-    for _, size, name in sorted(entries):
-        if total <= config.CACHE_BYTES.value:
+    for last_used, size, name in sorted(entries):
+        if total <= config.CACHE_BYTES.value and last_used:
             return
         try:
             os.unlink(name)
