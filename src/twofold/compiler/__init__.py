@@ -2,6 +2,7 @@
 
 from . import derive as _derive  # noqa: F401  (installs the derivatives of control flow)
 from .control import cond, scan, while_loop
-from .trace import Trace, Tracer, trace
+from .run import trace
+from .trace import Trace, Tracer
 
 __all__ = ["Trace", "Tracer", "cond", "scan", "trace", "while_loop"]

@@ -30,7 +30,8 @@ from ..ir.tree import flatten
 from .anomaly import has_nan
 from .compile import Compiled
 from .pipeline import run_passes
-from .trace import Trace, trace
+from .run import trace
+from .trace import Trace
 
 Array = np.ndarray[Any, Any]
 WAYS = ("reference", "compiled")

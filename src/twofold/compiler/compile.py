@@ -19,8 +19,9 @@ from ..ir.tree import flatten
 from .arguments import context, described, signature, unseen
 from .inspect import explain
 from .pipeline import PASSES, optimize
+from .run import trace_call
 from .specialize import Specialization, specialize
-from .trace import Slot, trace_call
+from .trace import Slot
 
 _MANY_RETRACES = 8
 

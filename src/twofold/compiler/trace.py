@@ -15,14 +15,13 @@ they are next read (functionalisation).
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..autodiff import tape
-from ..autodiff.handle import Settings, Tensor, alias, mode, storage_of, wrap
+from ..autodiff.handle import Settings, Tensor, mode, storage_of, wrap
 from ..backends.reference import interpret
 from ..ir.errors import ShapeError, TraceError, user_location
 from ..ir.graph import Graph, Value
@@ -30,9 +29,9 @@ from ..ir.primitive import Primitive
 from ..ir.tree import Tree, flatten
 from ..ir.types import TensorType, contiguous_strides
 from .attributes import Attributes, attributes_of
-from .derivative import Derivative, Made, differentiate
+from .derivative import Derivative, Made
 from .entry import enter
-from .results import Given, Gradient, ViewOf, base_of, find
+from .results import find
 
 
 class Root:
@@ -79,6 +78,7 @@ class Tracer:
         self.flags: dict[int, tuple[Tensor, bool]] = {}  # tensors whose requires_grad was set, and what it was
         self.objects: dict[int, Any] = {}  # modules and optimizers that took part
         self.attributes: list[Attributes] = []  # of these modules, as they were before
+        self.found: list[Value] = []  # inputs that hold what operations gave whose shapes depend on values
         self.undo: list[Callable[[], None]] = []  # what puts their state back, should the trace fail
 
     # --- what bind and write call ---------------------------------------------------------
@@ -170,6 +170,10 @@ class Tracer:
             hint="use tensor operations instead (where, twofold.cond, twofold.while_loop), "
             "or do this outside the traced function",
         )
+
+    def owners(self) -> dict[int, Tensor]:
+        """Gradients that were there before -> their tensors; by id."""
+        return {id(grad): t for t, grad, _ in self.grads.values() if grad is not None}
 
     # --- values of handles ----------------------------------------------------------------
 
@@ -398,7 +402,7 @@ class Trace:
         self.cleared = cleared  # gradients that are None afterwards
         self.derivative = derivative
         self.num_results = num_results
-        self.num_args = sum(s is _TENSOR for s in statics)
+        self.num_args = sum(s is TENSOR for s in statics)
         self._args_tree, self._statics = args_tree, statics
         self._result, self._result_tree = result, result_tree
         self.gives_one = result_tree.kind is None and result[0].__class__ is Made
@@ -433,7 +437,7 @@ class Trace:
             raise TraceError(f"traced with arguments nested as {self._args_tree}, called with {tree}")
         tensors = []
         for leaf, static in zip(leaves, self._statics, strict=True):
-            if static is _TENSOR:
+            if static is TENSOR:
                 tensors.append(leaf)
             elif leaf is not static and leaf != static:
                 raise TraceError(f"traced with the value {static!r}, called with {leaf!r}", hint="trace it again")
@@ -448,231 +452,4 @@ class Trace:
         return str(self.graph)
 
 
-_TENSOR = object()  # stands for a tensor among static leaves
-
-
-def trace(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
-    """Write down what `fn(*args, **kwargs)` does as a graph, without running it on values.
-
-    Tensors among the arguments (nested in tuples, lists and dicts) are inputs; all other
-    arguments are fixed. State that the code reads or writes is found by tracing.
-
-    Raises: TraceError where the code needs the value of a tensor (`if x > 0`, `.item()`).
-
-    >>> import twofold as tw
-    >>> w = tw.ones(3)
-    >>> def step(x):
-    ...     w.add_(x)
-    ...     return (w * 2).sum()
-    >>> t = tw.trace(step, tw.ones(3))
-    >>> t(tw.ones(3)), w
-    (tensor(12.), tensor([2., 2., 2.]))
-    """
-    return trace_call(fn, args, kwargs, derivative=False)
-
-
-def trace_call(fn: Callable[..., Any], args: Any, kwargs: Any, *, derivative: bool) -> Trace:
-    """As `trace`; with `derivative`, the graph also has the gradients of results that require one."""
-    leaves, args_tree = flatten((args, kwargs))
-    tracer = Tracer(getattr(fn, "__name__", type(fn).__name__), entries=True)
-    names = _argument_names(fn, args, kwargs)
-    statics: list[Any] = []
-    handles: list[Tensor] = []
-    traced_leaves = []
-    origins: list[Tensor] = []
-    for leaf, name in zip(leaves, names, strict=True):
-        if not isinstance(leaf, Tensor):
-            statics.append(leaf)
-            traced_leaves.append(leaf)
-            continue
-        handle = wrap(tracer.graph.add_input(leaf.type_, name))
-        handle._requires_grad = leaf.requires_grad
-        origins.append(enter(handle, handle._value) if handle._requires_grad and not leaf.is_leaf else handle)
-        statics.append(_TENSOR)
-        handles.append(handle)
-        traced_leaves.append(handle)
-    starts = [h._value for h in handles]
-    watched = [*statics, getattr(fn, "__self__", None)]
-    traced_args, traced_kwargs = args_tree.unflatten(traced_leaves)
-    with tracer:
-        for obj in watched:
-            if hasattr(obj, "_settings"):
-                tracer.touch(obj)
-        result = fn(*traced_args, **traced_kwargs)
-        result_leaves, result_tree = flatten(result)
-        made, result_leaves = _sort_results(result_leaves, handles, tracer)
-        outputs = [tracer.value_of(r) for r in made]
-        updates: list[Slot | int] = []
-        for number, (handle, start) in enumerate(zip(handles, starts, strict=True)):
-            if handle._value is not start:
-                updates.append(number)
-                outputs.append(handle._value)
-        grads, cleared = _changed_grads(tracer)
-        for slot, value in grads:
-            updates.append(slot)
-            outputs.append(value)
-        given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        grads, flags = _grads_of_arguments(handles, given, tracer)
-        for slot, value in grads:
-            updates.append(slot)
-            outputs.append(value)
-        for before in tracer.attributes:
-            before.require_same()
-        _check_memory(tracer)
-        owners = {id(grad): t for t, grad, _ in tracer.grads.values() if grad is not None}
-        for root in tracer.roots.values():
-            if root.written and id(root.handle) not in owners:
-                updates.append(Slot(root.handle))
-                outputs.append(root.now)
-        _check_flags(tracer)
-        _check_entries([o for o, h in zip(origins, handles, strict=True) if o is not h], tracer)
-        gradients = None
-        if derivative:
-            written = {i: handles[u] if isinstance(u, int) else u.handle for i, u in enumerate(updates)
-                       if isinstance(u, int) or not u.is_grad}  # fmt: skip
-            gradients = differentiate(tracer, made, written, origins)
-        roots = sorted(tracer.roots.values(), key=lambda root: id(root.handle) not in owners)  # gradients first
-        state = [Slot(owners.get(id(r.handle), r.handle), is_grad=id(r.handle) in owners) for r in roots]
-    seeds: list[Value] = []
-    if gradients is not None:
-        seeds = gradients.seeds
-        outputs += gradients.values
-    tracer.graph.inputs = [*starts, *(root.start for root in roots), *seeds]
-    for i, value in enumerate(tracer.graph.inputs):
-        value.index = i
-    tracer.graph.set_outputs(outputs)
-    return Trace(
-        tracer, args_tree, statics, state, result_leaves, result_tree, updates, cleared, gradients, len(made), flags
-    )
-
-
-def _sort_results(leaves: list[Any], handles: list[Tensor], tracer: Tracer) -> tuple[list[Tensor], list[Any]]:
-    """The tensors that the function made, each once, and its results with marks in their places.
-
-    What exists outside is returned itself: arguments, state, gradients, and views of these. Several
-    views of one new tensor remain views of one tensor.
-    """
-    places: dict[int, Any] = {id(h): Given(i) for i, h in enumerate(handles)}
-    for t, _, _ in tracer.grads.values():
-        if t._grad is not None and not t._grad._requires_grad and not isinstance(t._value, Value):
-            places[id(t._grad)] = Gradient(t)
-    made: list[Tensor] = []
-    tensors = {id(r): r for r in leaves if isinstance(r, Tensor)}
-    shared: dict[int, int] = {}  # new tensors -> how many of the results are views of them, or they
-    for r in tensors.values():
-        base = base_of(r)
-        shared[id(base)] = shared.get(id(base), 0) + 1
-
-    def place(t: Tensor) -> Any:
-        if id(t) in places:
-            return places[id(t)]
-        if not isinstance(t._value, Value):
-            mark: Any = t
-        else:
-            base = base_of(t)
-            outside = id(base) in places or not isinstance(base._value, Value)
-            if base is not t and (outside or shared[id(base)] > 1):
-                mark = ViewOf(place(base), t)
-            else:
-                mark = Made(len(made))
-                seen = id(t) in tensors or any(r.requires_grad for r in tensors.values() if base_of(r) is t)
-                made.append(t if seen else alias(t))  # what nobody can see needs no gradient
-        places[id(t)] = mark
-        return mark
-
-    marks = [place(r) if isinstance(r, Tensor) else r for r in leaves]
-    return made, marks
-
-
-def _check_entries(ends: list[Tensor], tracer: Tracer) -> None:
-    """The history of tensors from outside can be walked by a backward outside only."""
-    for t in [*ends, *(root.origin for root in tracer.roots.values() if root.origin is not root.handle)]:
-        if t._grad is not None:
-            raise TraceError(
-                f"backward() inside the code reaches a tensor of shape {t.shape} that was computed outside",
-                hint="compute it inside the traced function, or detach() it",
-            )
-
-
-def _grads_of_arguments(
-    handles: list[Tensor], given: list[Tensor], tracer: Tracer
-) -> tuple[list[tuple[Slot, Value]], list[tuple[int, bool]]]:
-    """Gradients that arguments get, which must have none before, and whether they require one afterwards."""
-    grads, flags = [], []
-    for i, (t, before) in enumerate(zip(handles, given, strict=True)):
-        if id(t) in tracer.grads:
-            if before._grad is not None:
-                raise TraceError(
-                    f"the code reads or sets the .grad of its argument of type {t.type_}, which has one",
-                    hint="set it to None before, or use twofold.autograd.grad()",
-                )
-            if t._grad is not None:
-                grads.append((Slot(t, is_grad=True, argument=i), tracer.value_of(t._grad)))
-        if t._node is None and t._requires_grad is not before.requires_grad:
-            flags.append((i, t._requires_grad))
-    return grads, flags
-
-
-def _check_memory(tracer: Tracer) -> None:
-    """Tensors from outside that are no views of one another may share memory that came from NumPy."""
-    spans = []
-    for root in tracer.roots.values():
-        array = root.handle._value
-        if isinstance(array, np.ndarray) and array.size:
-            spans.append((*np.lib.array_utils.byte_bounds(array), root))
-    spans.sort(key=lambda span: span[0])
-    for i, (_, end, root) in enumerate(spans):
-        for start, _, other in spans[i + 1 :]:
-            if start >= end:
-                break
-            if (root.written or other.written) and np.may_share_memory(root.handle._value, other.handle._value):
-                raise TraceError(
-                    f"tensors of shapes {root.handle.shape} and {other.handle.shape} share memory "
-                    "that the code writes",
-                    hint="make one a view of the other, or a clone",
-                )
-
-
-def _check_flags(tracer: Tracer) -> None:
-    """A graph can't express that a tensor from outside starts or stops requiring a gradient."""
-    for t, flag in tracer.flags.values():
-        if t._requires_grad is not flag and t._base is None and not isinstance(t._value, Value):
-            raise TraceError(
-                f"the code sets requires_grad={t._requires_grad} on a tensor of shape {t.shape} from outside",
-                hint="freeze or unfreeze parameters outside the traced function, or set them back before it ends",
-            )
-
-
-def _changed_grads(tracer: Tracer) -> tuple[list[tuple[Slot, Value]], list[Slot]]:
-    """Gradients that the trace set, with their values, and those that it cleared."""
-    changed, cleared = [], []
-    for t, before, _ in list(tracer.grads.values()):
-        if isinstance(t._value, Value):  # of a tensor that the trace made itself
-            continue
-        slot, now = Slot(t, is_grad=True), t._grad
-        if now is None:
-            if before is not None:
-                cleared.append(slot)
-        elif now is not before:
-            changed.append((slot, tracer.value_of(now)))
-        root = tracer.roots.get(id(before))
-        if root is not None and root.written:  # somebody else may hold it
-            changed.insert(0, (Slot(t, is_grad=True, in_place=True), root.now))
-    return changed, cleared
-
-
-def _argument_names(fn: Callable[..., Any], args: Any, kwargs: Any) -> list[str]:
-    """A name for every leaf of the arguments: its parameter's name, numbered where nested."""
-    try:
-        parameters = list(inspect.signature(fn).parameters)
-    except (TypeError, ValueError):
-        parameters = []
-    names = []
-    for i, arg in enumerate(args):
-        name = parameters[i] if i < len(parameters) else f"arg{i}"
-        leaves, _ = flatten(arg)
-        names += [name] if len(leaves) == 1 else [f"{name}_{k}" for k in range(len(leaves))]
-    for name, arg in kwargs.items():
-        leaves, _ = flatten(arg)
-        names += [name] if len(leaves) == 1 else [f"{name}_{k}" for k in range(len(leaves))]
-    return names
+TENSOR = object()  # stands for a tensor among static leaves
