@@ -1,8 +1,15 @@
-"""What a small eager operation costs beside PyTorch: `python -m benchmarks.eager_overhead`."""
+"""What a small eager operation costs beside PyTorch: `python -m benchmarks.eager_overhead [name ...]`.
+
+Processor time of one thread, the two libraries in turns. "backward" is what `backward()` adds to
+the forward pass with gradients. Names choose the rows that contain one of them.
+"""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -10,44 +17,127 @@ import twofold as tw
 
 from .timing import interleaved
 
+Row = tuple[tuple[Any, ...], Callable[..., Any]]  # the tensors that gradients are taken for, and the operation
 
-def cases(lib: object, *, grad: bool) -> dict[str, Callable[[], object]]:
+
+def operations(lib: Any) -> dict[str, Row]:
     """The same operations on one library's tensors."""
-    one = lib.ones(1)  # type: ignore[attr-defined]
-    small = lib.ones(8, 8)  # type: ignore[attr-defined]
-    if grad:
-        one.requires_grad_()
-        small.requires_grad_()
-    linear = lib.nn.Linear(8, 8)  # type: ignore[attr-defined]
-    relu = lib.nn.functional.relu  # type: ignore[attr-defined]
-
-    def forward_backward() -> None:
-        (one * 2.0 + one).sum().backward()
-
-    table: dict[str, Callable[[], object]] = {
-        "add": lambda: one + one,
-        "mul": lambda: one * one,
-        "mul number": lambda: one * 2.0,
-        "matmul 8x8": lambda: small @ small,
-        "sum": lambda: small.sum(),
-        "reshape": lambda: small.reshape(64),
-        "index": lambda: small[1],
-        "linear+relu": lambda: relu(linear(small)),
+    one, two, small, other = lib.ones(1), lib.ones(1), lib.ones(8, 8), lib.ones(8, 8)
+    linear, relu = lib.nn.Linear(8, 8), lib.nn.functional.relu
+    sequence = lib.nn.Sequential(lib.nn.Linear(8, 8), lib.nn.ReLU())
+    return {
+        "add": ((one, two), lambda: one + two),
+        "mul": ((one, two), lambda: one * two),
+        "mul by a number": ((one,), lambda: one * 2.0),
+        "matmul 8x8": ((small, other), lambda: small @ other),
+        "sum": ((small,), lambda: small.sum()),
+        "sum(1)": ((small,), lambda: small.sum(1)),
+        "mean": ((small,), lambda: small.mean()),
+        "reshape": ((small,), lambda: small.reshape(64)),
+        "transpose": ((small,), lambda: small.transpose(0, 1)),
+        "x[0]": ((small,), lambda: small[0]),
+        "x[:, 1:]": ((small,), lambda: small[:, 1:]),
+        "x[i, j]": ((small,), lambda: small[3, 4]),
+        "relu": ((small,), lambda: relu(small)),
+        "exp": ((small,), lambda: small.exp()),
+        "linear + relu": ((small, *linear.parameters()), lambda: relu(linear(small))),
+        "Sequential(Linear, ReLU)": ((small, *sequence.parameters()), lambda: sequence(small)),
+        "(x * 2 + x).sum()": ((one,), lambda: (one * 2.0 + one).sum()),
     }
-    if grad:
-        table["forward+backward"] = forward_backward
+
+
+def chores(lib: Any) -> dict[str, Callable[[], Any]]:
+    """What stands around the operations of a training loop."""
+    many = [lib.nn.Parameter(lib.ones(8)) for _ in range(50)]
+    for p in many:
+        p.grad = lib.ones(8)
+    adam, sgd = lib.optim.Adam(many), lib.optim.SGD(many, momentum=0.9)
+    cleared = [lib.nn.Parameter(lib.ones(8)) for _ in range(50)]
+    idle = lib.optim.SGD(cleared)
+    one, rows = lib.ones(()), [lib.ones(8) for _ in range(16)]
+    small, mask = lib.ones(8), lib.ones(8)
+    numbers = [1.0, 2.0, 3.0]
+
+    def write_part() -> None:
+        small[2:4] = 1.0
+
+    def add_in_place() -> None:
+        small.add_(mask)
+
+    return {
+        "item()": lambda: one.item(),
+        "detach()": lambda: small.detach(),
+        "tensor([1., 2., 3.])": lambda: lib.tensor(numbers),
+        "zeros(8)": lambda: lib.zeros(8),
+        "rand(8)": lambda: lib.rand(8),
+        "randn(8)": lambda: lib.randn(8),
+        "x.add_(y)": add_in_place,
+        "x[2:4] = 1.0": write_part,
+        "stack 16 rows": lambda: lib.stack(rows),
+        "zero_grad, 50 parameters": lambda: idle.zero_grad(),
+        "SGD, 50 parameters": lambda: sgd.step(),
+        "Adam, 50 parameters": lambda: adam.step(),
+    }
+
+
+def _backward(leaves: tuple[Any, ...], forward: Callable[[], Any]) -> Callable[[], None]:
+    """Forward, and back with a ready gradient."""
+    g = forward().detach()
+
+    def call() -> None:
+        forward().backward(g)
+        for x in leaves:
+            x.grad = None
+
+    return call
+
+
+def _with(grad: bool, row: Row) -> Callable[[], Any]:
+    for x in row[0]:
+        x.requires_grad_(grad)
+    return row[1]
+
+
+def measure(ours: Row, theirs: Row) -> list[tuple[float, float]]:
+    """Microseconds (Twofold, PyTorch) without grad, with grad, and of backward."""
+    table = []
+    for grad in (False, True):
+        pair = {"twofold": _with(grad, ours), "torch": _with(grad, theirs)}
+        table.append(_microseconds(pair))
+    both = {"twofold": _backward(ours[0], ours[1]), "torch": _backward(theirs[0], theirs[1])}
+    a, b = _microseconds(both)
+    table.append((a - table[1][0], b - table[1][1]))
     return table
+
+
+def _microseconds(pair: dict[str, Callable[[], Any]]) -> tuple[float, float]:
+    times = interleaved(pair, rounds=25, burst_s=0.008, clock=time.thread_time)
+    return times["twofold"] * 1e6, times["torch"] * 1e6
+
+
+def _line(name: str, pairs: list[tuple[float, float]]) -> str:
+    return f"| {name} | " + " | ".join(f"{a:.2f} | {b:.2f} | {a / b:.2f}" for a, b in pairs) + " |"
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    print(f"{'operation':<18} {'grad':<5} {'twofold us':>10} {'torch us':>10} {'ratio':>6}")
-    for grad in (False, True):
-        ours, theirs = cases(tw, grad=grad), cases(torch, grad=grad)
-        for name in ours:
-            times = interleaved({"twofold": ours[name], "torch": theirs[name]})
-            a, b = times["twofold"] * 1e6, times["torch"] * 1e6
-            print(f"{name:<18} {'yes' if grad else 'no':<5} {a:>10.2f} {b:>10.2f} {a / b:>6.2f}")
+    tw.set_num_threads(1)
+    chosen = sys.argv[1:]
+
+    def wanted(name: str) -> bool:
+        return not chosen or any(part in name for part in chosen)
+
+    print(
+        "| operation, us | Twofold | PyTorch | ratio | with grad | PyTorch | ratio | backward | PyTorch | ratio |"
+    )
+    print("|---|" + "---|" * 9)
+    ours, theirs = operations(tw), operations(torch)
+    for name in filter(wanted, ours):
+        print(_line(name, measure(ours[name], theirs[name])), flush=True)
+    print("\n| chore, us | Twofold | PyTorch | ratio |\n|---|---|---|---|")
+    mine, peers = chores(tw), chores(torch)
+    for name in filter(wanted, mine):
+        print(_line(name, [_microseconds({"twofold": mine[name], "torch": peers[name]})]), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,71 +12,105 @@ from typing import Any
 import numpy as np
 
 from ..ir.errors import AutogradError, DTypeError, TwofoldError
-from ..ir.evaluate import evaluate, left_over
+from ..ir.evaluate import complaint, in_rows, left_over, runner
 from ..ir.primitive import PRIMITIVES, Primitive, install_dispatch
-from .handle import Settings, Tensor, mode, storage_of, wrap
-from .tape import Node
+from .handle import Settings, Storage, Tensor, mode, storage_of, wrap
+from .tape import Node, ViewNode
 
 
 def bind(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
     """Apply primitive `p` to tensors; Python numbers among them take the last tensor's dtype."""
-    if mode.tracer is None:
-        result = evaluate(p, [t._value if isinstance(t, Tensor) else t for t in inputs], params)
+    values = []
+    tracked = False  # whether an input requires a gradient, or may do so
+    for t in inputs:
+        if isinstance(t, Tensor):
+            values.append(t._value)
+            if t._requires_grad or t._base is not None:
+                tracked = True
+        else:
+            values.append(t)
+    tracer = mode.tracer
+    if tracer is None:
+        try:
+            run = p.run or _first_run(p)
+            result = run(*values, **params) if params else run(*values)
+        except Exception as e:
+            raise complaint(p, values, params, e) from e.__cause__
+        if result.__class__ is not _ndarray or (result.ndim > 1 and not p.view and not result.flags.c_contiguous):
+            result = in_rows(p, result)
     else:
-        result = mode.tracer.bind(p, inputs, params)
+        result = tracer.bind(p, inputs, params)
     if p.multiple:
         outs = tuple([wrap(r) for r in result])
-        if mode.grad:
+        if tracked and mode.grad:
             record(p, inputs, params, outs)
         return outs
-    out = wrap(result)
+    out = _new(Tensor)
+    out._value = result
     if p.view:
-        link_view(p, inputs[0], params, out)
-    if mode.grad:
-        for t in inputs:
-            if isinstance(t, Tensor) and (t._requires_grad or t._base is not None):
-                record(p, inputs, params, (out,))
-                break
+        steps = ((p, params),)
+        if _shared(result, values[0]) if tracer is None else tracer.is_view(p, inputs[0], params):
+            _link(inputs[0], steps, out)
+        if tracked and mode.grad:
+            record_view(inputs[0], steps, out)
+    elif tracked and mode.grad:
+        record(p, inputs, params, (out,))
     return out
 
 
-def link_view(p: Primitive, base: Tensor, params: dict[str, Any], out: Tensor) -> None:
-    """Make `out` a view of `base` if the value is one (a reshape may have been a copy)."""
-    if mode.tracer is None:
-        value = out._value
-        if value is not base._value and value.size and not np.may_share_memory(value, base._value):
-            return
-    elif not mode.tracer.is_view(p, base, params):
-        return
-    _link(base, ((p, params),), out)
+_new = object.__new__
+_ndarray = np.ndarray
+
+
+def _first_run(p: Primitive) -> Any:
+    p.run = runner(p)
+    return p.run
+
+
+def _shared(value: Any, base: Any) -> bool:
+    """Whether the result of a view operation is a view: a reshape may have been a copy."""
+    owner = value.base
+    if owner is base or (owner is not None and owner is base.base):
+        return True
+    return value is base or not value.size or np.may_share_memory(value, base)
 
 
 def _link(base: Tensor, steps: tuple[Any, ...], out: Tensor) -> None:
-    out._storage = storage_of(base)
-    out._value_version = out._storage.version
+    """Make `out` the view of `base` that `steps` lead to."""
+    storage = base._storage
+    if storage is None:
+        storage = base._storage = Storage()
+    out._storage = storage
+    out._value_version = storage.version
     if base._base is not None and base._attached and (base._node is not None or not base._requires_grad):
-        out._base, out._steps = base._base, base._steps + steps
-    else:
-        out._base, out._steps = base, steps
-    out._seen = out._base._history
+        steps = base._steps + steps
+        base = base._base
+    out._base, out._steps = base, steps
+    out._seen = base._history
 
 
-def bind_view(base: Tensor, steps: tuple[Any, ...], arrays: tuple[Any, ...]) -> Tensor:
-    """`base` after the view operations `steps`, ((primitive, params), ...), whose arrays are known.
+def bind_view(base: Tensor, steps: tuple[Any, ...], array: Any) -> Tensor:
+    """`base` after the view operations `steps`, ((primitive, params), ...), as eager code that has the array.
 
-    For eager code that reads a part by NumPy's own indexing, which is several times as fast as
-    checking and evaluating each step.
+    Reading a part by NumPy's own indexing is several times as fast as evaluating each step.
     """
-    if not (mode.grad and (base._requires_grad or base._base is not None)):
-        out = wrap(arrays[-1])
-        _link(base, steps, out)
-        return out
-    for step, array in zip(steps, arrays, strict=True):
-        out = wrap(array)
-        _link(base, (step,), out)
-        record(step[0], (base,), step[1], (out,))
-        base = out
-    return base
+    out = _new(Tensor)
+    out._value = array
+    _link(base, steps, out)
+    if mode.grad and (base._requires_grad or base._base is not None):
+        record_view(base, steps, out)
+    return out
+
+
+def record_view(base: Tensor, steps: tuple[Any, ...], out: Tensor) -> None:
+    """Put view operations on the tape, as one node, if a gradient can flow through them."""
+    node = base._node if base._base is None else current_node(base)
+    if base._requires_grad:
+        value, result = base._value, out._value
+        edge = (base, 0) if node is None else (node, base._index)
+        source, kind = (value.shape, value.dtype), (result.shape, result.dtype)
+        out._node = ViewNode(steps[-1][0], steps, [edge], [source], (), [kind])
+        out._requires_grad = True
 
 
 def record(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any], outs: tuple[Tensor, ...]) -> None:
@@ -85,29 +119,49 @@ def record(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any], outs: 
     if rules is None and p.rule_all is None:
         return
     edges: list[Any] = []
-    wanted, bit = 0, 1  # a bit for every input that wants a gradient
-    for i, t in enumerate(inputs):
+    wanted, bit, i = 0, 1, 0  # wanted: a bit for every input that wants a gradient
+    for t in inputs:
         edge = None
-        if isinstance(t, Tensor):
+        if isinstance(t, Tensor) and (rules is None or rules[i] is not None):
             node = t._node if t._base is None else current_node(t)
-            if t._requires_grad and (rules is None or rules[i] is not None):
+            if t._requires_grad:
                 edge = (t, 0) if node is None else (node, t._index)
                 wanted |= bit
         edges.append(edge)
         bit <<= 1
+        i += 1  # noqa: SIM113  (enumerate costs as much as the rest of the line)
     if not wanted:
         return
+    types = []
     marked = False
     for out in outs:
-        if out._value.dtype.kind in _DIFFERENTIABLE_KINDS:
+        value = out._value
+        dtype = value.dtype
+        if dtype.kind in _DIFFERENTIABLE_KINDS:
             out._requires_grad = marked = True
+        types.append((value.shape, dtype))
     if not marked:
         return
     if rules is None:
         needs_x, needs_y = _saved_inputs(p.saves_all, inputs), "y" in p.saves_all
     else:
         needs_x, needs_y = p.needs.get(wanted) or _saved_by_rules(p, wanted)
-    node = Node(p, params, inputs, edges, needs_x, outs, needs_y)
+    saved: list[Any] = []
+    versions = []
+    i = 0
+    for t in inputs:
+        if not isinstance(t, Tensor):
+            saved.append(t)
+        elif needs_x[i]:
+            saved.append(t)
+            storage = t._storage
+            versions.append((t, storage.version if storage is not None else 0))
+        else:
+            value = t._value
+            saved.append((value.shape, value.dtype))
+        i += 1  # noqa: SIM113
+    outputs = [(out._value, (s := storage_of(out)), s.version) for out in outs] if needs_y else None
+    node = Node(p, params, edges, saved, versions, types, outputs)
     for i, out in enumerate(outs):
         if out._requires_grad:
             out._node = node

@@ -21,7 +21,7 @@ def composite(fn: F) -> F:
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         if mode.tracer is None:
-            return fn(*args, **kwargs)
+            return fn(*args, **kwargs) if kwargs else fn(*args)
         with mode.tracer.scope(fn.__name__):
             return fn(*args, **kwargs)
 

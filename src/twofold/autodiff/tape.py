@@ -12,7 +12,7 @@ from ..ir.dtypes import FROM_NUMPY
 from ..ir.errors import AutogradError, Location, user_location
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import TensorType
-from .handle import Tensor, mode, storage_of, wrap
+from .handle import Tensor, mode, wrap
 
 _numbers = itertools.count(1)
 
@@ -74,36 +74,22 @@ class Node:
     def __init__(
         self,
         prim: Primitive,
-        params: dict[str, Any],
-        inputs: tuple[Any, ...],
+        params: Any,
         edges: list[Any],
-        needs_x: tuple[bool, ...],
-        outs: tuple[Tensor, ...],
-        needs_y: bool,
+        inputs: list[Any],
+        versions: Sequence[tuple[Tensor, int]],
+        types: list[Any],
+        outputs: list[Any] | None = None,
     ):
         self.number = next(_numbers)
         self.spent = False  # backward has passed without retain_graph
         self.prim = prim
         self.params = params
         self.edges = edges
-        saved: list[Any] = []
-        versions = []
-        for t, needed in zip(inputs, needs_x):  # noqa: B905  (strict costs as much as the rest of the loop)
-            if not isinstance(t, Tensor):
-                saved.append(t)
-            elif needed:
-                saved.append(t)
-                storage = t._storage
-                versions.append((t, storage.version if storage is not None else 0))
-            else:
-                value = t._value
-                saved.append((value.shape, value.dtype))
-        self.inputs: list[Any] | None = saved
-        self.versions = versions
-        self.outputs: Any = None
-        if needs_y:
-            self.outputs = [(out._value, (s := storage_of(out)), s.version) for out in outs]
-        self.types: Any = [(out._value.shape, out._value.dtype) for out in outs]
+        self.inputs: list[Any] | None = inputs  # tensors, numbers, or (shape, dtype) of tensors that nobody needs
+        self.versions = versions  # of the tensors among them
+        self.outputs: Any = outputs  # [(value, storage, version)] where a rule needs them
+        self.types: Any = types  # [(shape, dtype)] of the outputs
         self.hooks: Any = None
         self.retained: Any = None
         self.location = _here() if keep_locations else None
@@ -174,10 +160,28 @@ class Node:
         self.spent = True
         if self.versions or self.outputs:
             self.inputs = self.outputs = None
-            self.versions = []
+            self.versions = ()
 
     def __repr__(self) -> str:
         return f"<{self.name} backward>"
+
+
+class ViewNode(Node):
+    """View operations of one tensor, one after the other: their rules need types only.
+
+    `prim` is the last operation, `params` are all of them: ((primitive, params), ...).
+    """
+
+    __slots__ = ()
+
+    def backward(self, grads: list[Any]) -> Sequence[Any]:
+        steps: Any = self.params
+        g, kinds = grads[0], self._unpack_inputs()
+        for p, params in steps:
+            kinds.append(p.type_rule(kinds[-1], **params))
+        for p, params in reversed(steps):
+            g = p.rules[0].fn(g, kinds.pop(), kinds[-1], **params)
+        return [g]
 
 
 def _at(x: Any, number: int) -> Any:

@@ -1,11 +1,18 @@
 """evaluate: run a primitive's NumPy reference, and whole graphs of them, on arrays.
 
-Eager execution, the reference backend and the references of control flow share it.
+The reference backend and the references of control flow share it with eager execution.
+
+Note [Eager evaluation]
+`primitive.run(*arrays, **params)` is how eager code evaluates an operation. It is found once for
+each primitive, when it is first used, by `runner`: the NumPy reference, behind a type rule that
+remembers what it has accepted. A backend with something better than NumPy sets `run` to that: it
+gets arrays and Python numbers, raises for what it can't take (`complaint` says what is wrong with
+it), and need not care for the order of the result in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,20 +34,59 @@ def evaluate(p: Primitive, values: list[Any], params: dict[str, Any]) -> Any:
         p.type_rule(*value_types(values), **params)
     try:
         out = p.numpy(*values, **params)
-    except TwofoldError:
-        raise
-    except Exception:
-        if any(isinstance(v, Value) for v in values):
-            raise left_over(p.name) from None
-        p.type_rule(*value_types(values), **params)  # explains it, if the inputs are to blame
-        raise
-    if out.__class__ is _ndarray:
-        if out.ndim > 1 and not p.view and not out.flags.c_contiguous:
-            return np.ascontiguousarray(out)
+    except Exception as e:
+        raise complaint(p, values, params, e) from e.__cause__
+    if out.__class__ is _ndarray and (p.view or out.ndim < 2 or out.flags.c_contiguous):
         return out
+    return in_rows(p, out)
+
+
+def runner(p: Primitive) -> Callable[..., Any]:
+    """How eager code evaluates `p` on arrays: see Note [Eager evaluation]."""
+    if p.checked_by_numpy:
+        return p.numpy
+    numpy, rule, accepted = p.numpy, p.type_rule, set[Any]()
+
+    def run(*values: Any, **params: Any) -> Any:
+        try:
+            key = (*[_kind(v) for v in values], *params, *params.values(), *map(type, params.values()))
+            known = key in accepted
+        except TypeError:  # a param that can't be hashed
+            key, known = None, False
+        if not known:
+            rule(*value_types(values), **params)
+            if key is not None and len(accepted) < _REMEMBERED:
+                accepted.add(key)
+        return numpy(*values, **params)
+
+    return run
+
+
+_REMEMBERED = 1 << 12  # types for each primitive, which are a few in nearly all programs
+
+
+def _kind(v: Any) -> Any:
+    return (v.shape, v.dtype) if isinstance(v, _ndarray) else v.__class__
+
+
+def complaint(p: Primitive, values: list[Any], params: dict[str, Any], error: Exception) -> Exception:
+    """What to raise when an evaluation raised `error`: the type rule's words if the inputs are to blame."""
+    if isinstance(error, TwofoldError):
+        return error
+    if any(isinstance(v, Value) for v in values):
+        return left_over(p.name)
+    try:
+        p.type_rule(*value_types(values), **params)
+    except Exception as explained:
+        return explained
+    return error
+
+
+def in_rows(p: Primitive, out: Any) -> Any:
+    """What an evaluation gave, as arrays in row-major order."""
     if p.multiple:
         return tuple([np.ascontiguousarray(o) if o.ndim else np.asarray(o) for o in out])
-    return np.asarray(out)
+    return np.ascontiguousarray(out) if out.__class__ is _ndarray else np.asarray(out)
 
 
 def left_over(op: str) -> TraceError:
@@ -52,7 +98,7 @@ def left_over(op: str) -> TraceError:
     )
 
 
-def value_types(values: list[Any]) -> list[TensorType]:
+def value_types(values: Sequence[Any]) -> list[TensorType]:
     """Types of arrays or graph values; a Python number has the last array's dtype."""
     dtype = None
     for v in reversed(values):

@@ -133,6 +133,7 @@ class Primitive:
         "numpy",
         "rule_all",
         "rules",
+        "run",
         "samples",
         "saves_all",
         "torch",
@@ -189,6 +190,7 @@ class Primitive:
         self.view = view
         self.write = write
         self.needs: dict[int, Any] = {}  # what the rules save, by the inputs that want a gradient (autodiff.bind)
+        self.run: Callable[..., Any] | None = None  # see Note [Eager evaluation] in ir/evaluate.py
         PRIMITIVES[name] = self
 
     def __call__(self, *inputs: Any, **params: Any) -> Any:

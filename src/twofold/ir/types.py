@@ -100,6 +100,8 @@ def _broadcast_hint(shapes: Sequence[Sequence[int]]) -> str:
 
 def canonical_dim(dim: int, ndim: int, *, op: str | None = None) -> int:
     """`dim` as a number in [0, ndim); a 0-d tensor accepts 0 and -1 as PyTorch does."""
+    if dim.__class__ is int and -ndim <= dim < ndim:
+        return dim % ndim
     n = max(ndim, 1)
     try:
         dim = dim.__index__()
@@ -114,10 +116,13 @@ def canonical_dim(dim: int, ndim: int, *, op: str | None = None) -> int:
     return dim % n
 
 
+ALL_DIMS = tuple([tuple(range(n)) for n in range(65)])  # NumPy's arrays have at most 64
+
+
 def canonical_dims(dims: int | Sequence[int] | None, ndim: int, *, op: str | None = None) -> Shape:
     """Sorted dimension numbers; None means all. Repeats are an error."""
     if dims is None:
-        return tuple(range(ndim))
+        return ALL_DIMS[ndim]
     if not isinstance(dims, (tuple, list)):
         dims = (dims,)  # type: ignore[assignment]
     out = sorted(canonical_dim(d, ndim, op=op) for d in dims)  # type: ignore[union-attr]

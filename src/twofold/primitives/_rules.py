@@ -125,9 +125,10 @@ def via_float32(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*values: Any, **params: Any) -> Any:
         for v in values:
-            if v.__class__ is _ndarray and v.dtype in _HALF_TYPES:
+            if v.__class__ is _ndarray:
                 half = v.dtype
-                break
+                if half.itemsize == 2 and half in _HALF_TYPES:
+                    break
         else:
             return fn(*values, **params)
         wide = [v.astype(np.float32) if v.__class__ is _ndarray and v.dtype == half else v for v in values]
@@ -166,13 +167,16 @@ def strict(ufunc: np.ufunc) -> Callable[..., Any]:
     See Note [Python numbers].
     """
 
-    def call(*values: Any) -> Any:
+    if ufunc.nin == 1:
+        return lambda x: ufunc(x, casting="no")
+
+    def call(x: Any, y: Any) -> Any:
         try:
-            return ufunc(*values, casting="no")
+            return ufunc(x, y, casting="no")
         except (TypeError, OverflowError):
-            if all(hasattr(v, "dtype") for v in values):
+            if hasattr(x, "dtype") and hasattr(y, "dtype"):
                 raise
-        return ufunc(*operands(*values), casting="no")
+        return ufunc(*operands(x, y), casting="no")
 
     return call
 

@@ -47,8 +47,11 @@ def _matmul_type(a: TensorType, b: TensorType) -> TensorType:
 
 
 def _matmul(a: Array, b: Array) -> Array:
-    if a.dtype != b.dtype or a.dtype.kind == "b":
+    dtype = a.dtype
+    if dtype != b.dtype or dtype.kind == "b":
         raise TypeError  # NumPy would promote, and take "or" of "and" for bools
+    if a.ndim == 2 and b.ndim == 2 and dtype.kind == "f":
+        return a.dot(b)  # the same product, called in half the time
     if b.ndim != 2:
         if a.ndim < 2 or b.ndim < 2:
             raise ValueError

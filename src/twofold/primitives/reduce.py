@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.dtypes import BOOL, EVERY, NUMBERS, REALS, DType, int64
+from ..ir.dtypes import BOOL, EVERY, NUMBERS, REALS, DType, float32, float64, int64
 from ..ir.errors import DTypeError, OutOfBoundsError, ShapeError
 from ..ir.primitive import PRIMITIVES, ErrorSample, Primitive, Sample
-from ..ir.types import Shape, TensorType
+from ..ir.types import ALL_DIMS, Shape, TensorType
 from ._rules import check_dim, check_dims, check_dtype, draw, special_values, via_float32
 from .casting import cast
 from .logic import eq
@@ -108,6 +108,7 @@ def _reduction(
     *,
     empty: bool = True,
     torch: Any,
+    checked_by_numpy: bool = False,
 ) -> Primitive:
     return Primitive(
         name,
@@ -118,14 +119,35 @@ def _reduction(
         errors=_reduce_errors(dtypes, empty=empty),
         dtypes=dtypes,
         torch=torch,
+        checked_by_numpy=checked_by_numpy,
     )
 
 
 _LONG = 1 << 10
 
 
-@via_float32
+_FLOAT, _DOUBLE = float32.numpy, float64.numpy
+
+
 def _sum(x: Any, *, dims: Shape, keepdim: bool) -> Any:
+    kind = x.dtype
+    single = kind is _FLOAT or kind is _DOUBLE
+    if single and dims == ALL_DIMS[x.ndim]:
+        return np.add.reduce(x, None, None, None, keepdim)  # type: ignore[call-overload]
+    previous = -1
+    for d in dims:
+        if d <= previous:
+            raise ValueError  # NumPy would take other orders, and count from the end
+        previous = d
+    if single and previous == x.ndim - 1:
+        return np.add.reduce(x, dims, None, None, keepdim)  # type: ignore[call-overload]
+    if kind.kind == "b":
+        raise TypeError  # NumPy would take "or"
+    return _sum_of_any(x, dims=dims, keepdim=keepdim)
+
+
+@via_float32
+def _sum_of_any(x: Any, *, dims: Shape, keepdim: bool) -> Any:
     if dims and dims[-1] != x.ndim - 1 and x.shape[dims[-1]] > _LONG and x.dtype.kind in "fc":
         return _sum_in_blocks(x, dims, keepdim)
     return np.add.reduce(x, axis=dims, dtype=x.dtype, keepdims=keepdim)  # type: ignore[call-overload]
@@ -139,7 +161,7 @@ def _sum_in_blocks(x: Any, dims: Shape, keepdim: bool) -> Any:
     blocks = x[(*before, slice(whole))].reshape(*x.shape[:d], -1, _LONG, *x.shape[d + 1 :])
     parts = np.add.reduce(blocks, axis=d + 1)
     rest = np.add.reduce(x[(*before, slice(whole, None))], axis=d, keepdims=True)
-    return _sum(np.concatenate((parts, rest), axis=d), dims=dims, keepdim=keepdim)
+    return _sum_of_any(np.concatenate((parts, rest), axis=d), dims=dims, keepdim=keepdim)
 
 
 def _sum_rule(g: Any, _y: Any, _x: Any, *, dims: Shape, keepdim: bool) -> Any:
@@ -154,6 +176,7 @@ sum = _reduction(
     torch=lambda torch, x, dims, keepdim: (
         torch.sum(x, dims, keepdim, dtype=x.dtype) if dims else x.clone()  # PyTorch takes () as all
     ),
+    checked_by_numpy=True,
 )
 
 

@@ -127,9 +127,16 @@ atanh = _unary(
 
 
 def _relu(x: Any) -> Any:
-    if x.dtype.kind in "bc":
-        raise TypeError("relu takes real numbers")
-    return np.maximum(x, 0)  # NaN stays NaN
+    dtype = x.dtype
+    zero = _ZEROS.get(dtype)
+    if zero is None:
+        if dtype.kind in "bc":
+            raise TypeError("relu takes real numbers")
+        zero = _ZEROS[dtype] = np.zeros((), dtype)
+    return np.maximum(x, zero)  # NaN stays NaN
+
+
+_ZEROS: dict[Any, Any] = {}  # NumPy takes arrays in half the time of Python numbers
 
 
 sigmoid = _unary("sigmoid", via_float32(lambda x: 1 / (1 + np.exp(-x))), lambda g, y, _x: g * (y * (1 - y)))

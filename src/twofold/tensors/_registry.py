@@ -82,7 +82,7 @@ def function(
         if module:
             _put(FUNCTIONS, n, out)
         if method:
-            _put(METHODS, n, out)
+            _put(METHODS, n, out if dims else fn)
         if inplace:
             _put(METHODS, n + "_", _in_place(fn, n))
     return out
@@ -99,13 +99,14 @@ def _with_keywords(fn: Callable[..., Any], dims: bool) -> Callable[..., Any]:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if kwargs:
-            if dims:
-                for theirs in _NUMPY_NAMES.keys() & kwargs.keys():
-                    kwargs[_NUMPY_NAMES[theirs]] = kwargs.pop(theirs)
-            if "out" in kwargs:
-                out = kwargs.pop("out")
-                return _write_out(fn(*args, **kwargs), out)
+        if not kwargs:
+            return fn(*args)
+        if dims:
+            for theirs in _NUMPY_NAMES.keys() & kwargs.keys():
+                kwargs[_NUMPY_NAMES[theirs]] = kwargs.pop(theirs)
+        if "out" in kwargs:
+            out = kwargs.pop("out")
+            return _write_out(fn(*args, **kwargs), out)
         return fn(*args, **kwargs)
 
     return call

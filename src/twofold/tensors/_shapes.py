@@ -17,7 +17,7 @@ def sizes(args: Sequence[Any], op: str) -> Shape:
     if len(args) == 1 and isinstance(args[0], (tuple, list)):
         args = args[0]
     try:
-        return tuple([operator.index(n) for n in args])
+        return tuple(map(operator.index, args))
     except TypeError:
         wrong = next(n for n in args if not hasattr(n, "__index__"))
         raise ShapeError(
@@ -39,7 +39,7 @@ def dims(args: Sequence[Any], ndim: int, op: str) -> Shape:
 
 def infer(shape: Shape, x: Tensor, op: str) -> Shape:
     """`shape` with its -1 replaced; raises ShapeError unless it holds as many elements as `x`."""
-    old = x.shape
+    old = x._value.shape
     count = math.prod(old)
     unknown = shape.count(-1)
     if unknown > 1:

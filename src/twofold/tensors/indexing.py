@@ -32,6 +32,10 @@ from .promotion import cast_to, matched
 def getitem(x: Tensor, key: Any) -> Tensor:
     """`x[key]`: a view for integers, slices, None and `...`; a copy where tensors or lists index."""
     if mode.tracer is None:
+        if key.__class__ is int:
+            shape = x._value.shape
+            if shape and -shape[0] <= key < shape[0]:
+                return _item(x, key, shape)
         view = _plain_view(x, key if key.__class__ is tuple else (key,))
         if view is not None:
             return view
@@ -45,6 +49,15 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     if p.scalars and len(p.scalars) < len(p.indices):
         out, p = _select_scalars(out, p)
     return I.index(out, *p.indices, dims=tuple(p.dims))
+
+
+def _item(x: Tensor, i: int, shape: Shape) -> Tensor:
+    """`x[i]` of a number in bounds, which loops over tensors ask for all the time."""
+    rest = shape[1:]
+    ones = (1,) * len(shape)
+    at = i if i >= 0 else i + shape[0]
+    cut = {"start": (at, *(0,) * len(rest)), "stop": (at + 1, *rest), "step": ones}
+    return bind_view(x, ((M.slice, cut), (M.reshape, {"shape": rest})), x._value[i, ...])
 
 
 def _plain_view(x: Tensor, key: tuple[Any, ...]) -> Tensor | None:
@@ -83,10 +96,8 @@ def _plain_view(x: Tensor, key: tuple[Any, ...]) -> Tensor | None:
     params = {"start": (*start, *(0,) * rest), "stop": (*stop, *shape[len(key) :]), "step": (*step, *(1,) * rest)}
     out = array[(*key, ...)]
     if not picks:
-        return bind_view(x, ((M.slice, params),), (out,))
-    recorded = mode.grad and (x.requires_grad or x._base is not None)
-    cut = M.slice.numpy(array, **params) if recorded else out  # nobody else sees it
-    return bind_view(x, ((M.slice, params), (M.reshape, {"shape": out.shape})), (cut, out))
+        return bind_view(x, ((M.slice, params),), out)
+    return bind_view(x, ((M.slice, params), (M.reshape, {"shape": out.shape})), out)
 
 
 def _basic(x: Tensor, p: Plan) -> Tensor:
@@ -96,17 +107,15 @@ def _basic(x: Tensor, p: Plan) -> Tensor:
         if p.start is not None:
             x = M.slice(x, **params)
         return x if p.shape is None else M.reshape(x, shape=p.shape)
-    steps, arrays = [], []
+    steps = []
     array = x._value
     if p.start is not None:
         array = M.slice.numpy(array, **params)
         steps.append((M.slice, params))
-        arrays.append(array)
     if p.shape is not None:
         array = array.reshape(p.shape)  # only sizes of 1 come and go: never a copy
         steps.append((M.reshape, {"shape": p.shape}))
-        arrays.append(array)
-    return bind_view(x, tuple(steps), tuple(arrays)) if steps else x
+    return bind_view(x, tuple(steps), array) if steps else x
 
 
 def _read_mask(x: Tensor, mask: Tensor, dim: int) -> Tensor:

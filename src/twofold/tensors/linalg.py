@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..autodiff.bind import bind
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import int64
 from ..ir.errors import DTypeError, ShapeError
@@ -52,6 +53,10 @@ def _inner_mismatch(op: str, a: Tensor, b: Tensor) -> ShapeError:
 
 
 def _matmul(a: Tensor, b: Tensor, op: str) -> Tensor:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):  # nearly always they fit, and bind is all that is needed
+        x, y = a._value, b._value
+        if x.dtype is y.dtype and len(x.shape) == 2 == len(y.shape) and x.shape[1] == y.shape[0]:
+            return bind(L.matmul, (a, b), {})
     one_dtype(op, a, b)
     if not a.ndim or not b.ndim:
         raise ShapeError(
@@ -59,8 +64,6 @@ def _matmul(a: Tensor, b: Tensor, op: str) -> Tensor:
         )
     if a.shape[-1] != (b.shape[-2] if b.ndim > 1 else b.shape[0]):
         raise _inner_mismatch(op, a, b)
-    if a.ndim == 2 and b.ndim == 2:
-        return L.matmul(a, b)
     if b.ndim == 1:
         rows = P.reshape(a, shape=(math.prod(a.shape[:-1]), a.shape[-1]))
         return P.reshape(L.matmul(rows, P.reshape(b, shape=(*b.shape, 1))), shape=a.shape[:-1])

@@ -5,10 +5,12 @@ Most results are views: they share memory with their input, and writes go throug
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..autodiff.bind import bind
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import DType
 from ..ir.errors import DTypeError, ShapeError
@@ -38,7 +40,14 @@ def reshape(input: Tensor, *args: Any, shape: Any = None) -> Tensor:
     given = args if shape is None else (shape,)
     if not given:
         raise ShapeError("no shape was given", op="reshape")
-    return P.reshape(input, shape=infer(sizes(given, "reshape"), input, "reshape"))
+    want = sizes(given, "reshape")
+    if -1 in want:
+        want = infer(want, input, "reshape")
+    try:
+        return bind(P.reshape, (input,), {"shape": want})
+    except ShapeError:
+        infer(want, input, "reshape")  # which knows what to do about it
+        raise
 
 
 @function(module=False)
@@ -200,12 +209,17 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     >>> tw.zeros(2, 3).transpose(0, 1).shape
     (3, 2)
     """
-    a = canonical_dim(dim0, input.ndim, op="transpose")
-    b = canonical_dim(dim1, input.ndim, op="transpose")
-    order = list(range(input.ndim))
+    n = len(input._value.shape)
+    a, b = canonical_dim(dim0, n, op="transpose"), canonical_dim(dim1, n, op="transpose")
+    return bind(P.permute, (input,), {"dims": _swapped(n, a, b)})
+
+
+@functools.lru_cache
+def _swapped(n: int, a: int, b: int) -> Shape:
+    order = list(range(n))
     if order:
         order[a], order[b] = b, a
-    return P.permute(input, dims=tuple(order))
+    return tuple(order)
 
 
 @function

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ..autodiff.bind import bind
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import as_dtype, bool_, int64, uint8
 from ..ir.errors import DTypeError, ShapeError, TwofoldError
-from ..ir.types import Shape, broadcast_shapes, canonical_dim, canonical_dims
+from ..ir.types import ALL_DIMS, Shape, broadcast_shapes, canonical_dim, canonical_dims
 from ..primitives import elementwise as prim
 from ..primitives import index as places
 from ..primitives import movement
@@ -19,7 +20,7 @@ from ._shapes import sizes
 from .attributes import cast
 from .binary import maximum, minimum
 from .comparison import isnan, truth
-from .promotion import tensor_operand
+from .promotion import FITS, tensor_operand
 
 Dims = int | Sequence[int] | None
 
@@ -41,7 +42,11 @@ class MinMax(NamedTuple):
 def over(dim: Dims, x: Tensor, op: str) -> Shape:
     """The dimensions to reduce; None and () mean all, as in PyTorch."""
     if dim is None or (isinstance(dim, (tuple, list)) and not dim):
-        return tuple(range(x.ndim))
+        return ALL_DIMS[len(x._value.shape)]
+    if dim.__class__ is int:
+        n = len(x._value.shape)
+        if -n <= dim < n:
+            return (dim % n,)
     return canonical_dims(dim, x.ndim, op=op)
 
 
@@ -54,7 +59,7 @@ def summable(x: Tensor, dtype: Any) -> Tensor:
     """`x` in the dtype of its sum: the one asked for, int64 for integers and bools, else its own."""
     if dtype is not None:
         return cast(x, as_dtype(dtype))
-    return x if x.dtype.is_differentiable else cast(x, int64)
+    return x if FITS[x._value.dtype.kind] else cast(x, int64)  # FITS is empty for integers and bools
 
 
 # --- sums and products --------------------------------------------------------------------------
@@ -72,8 +77,8 @@ def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = 
     >>> x.sum(), x.sum(0)
     (tensor(10), tensor([4, 6]))
     """
-    x = summable(tensor_operand(input, "sum"), dtype)
-    return red.sum(x, dims=over(dim, x, "sum"), keepdim=keepdim)
+    x = summable(input if isinstance(input, Tensor) else tensor_operand(input, "sum"), dtype)
+    return bind(red.sum, (x,), {"dims": over(dim, x, "sum"), "keepdim": keepdim})
 
 
 @function(dims=True)
