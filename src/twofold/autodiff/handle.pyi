@@ -185,72 +185,40 @@ class Tensor:
     def __sub__(self, other: Operand) -> Tensor: ...
     def __truediv__(self, other: Operand) -> Tensor: ...
     def __xor__(self, other: Operand) -> Tensor: ...
-    def abs(self, *, out: Tensor | None = None) -> Tensor:
+    def abs(self) -> Tensor:
         """The magnitude of each element; real for complex tensors. The derivative at 0 is 0."""
     def abs_(self) -> Self: ...
-    def absolute(self, *, out: Tensor | None = None) -> Tensor:
+    def absolute(self) -> Tensor:
         """The magnitude of each element; real for complex tensors. The derivative at 0 is 0."""
     def absolute_(self) -> Self: ...
-    def acos(self, *, out: Tensor | None = None) -> Tensor:
+    def acos(self) -> Tensor:
         """Inverse cosine, in radians."""
     def acos_(self) -> Self: ...
-    def acosh(self, *, out: Tensor | None = None) -> Tensor:
+    def acosh(self) -> Tensor:
         """Inverse hyperbolic cosine; nan below 1."""
     def acosh_(self) -> Self: ...
-    def add(self, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+    def add(self, other: Any, *, alpha: Any = 1) -> Tensor:
         """`input + alpha * other`."""
     def add_(self, other: Any, *, alpha: Any = 1) -> Self: ...
-    def addbmm(
-        self,
-        batch1: Tensor,
-        batch2: Tensor,
-        *,
-        beta: Any = 1,
-        alpha: Any = 1,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def addbmm(self, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """`beta * input + alpha * sum of the batch's products`."""
     def addbmm_(self, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Self: ...
-    def addcdiv(self, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1, out: Tensor | None = None) -> Tensor:
+    def addcdiv(self, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
         """`input + value * tensor1 / tensor2`."""
     def addcdiv_(self, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Self: ...
-    def addcmul(self, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1, out: Tensor | None = None) -> Tensor:
+    def addcmul(self, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
         """`input + value * tensor1 * tensor2`."""
     def addcmul_(self, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Self: ...
-    def addmm(
-        self,
-        mat1: Tensor,
-        mat2: Tensor,
-        *,
-        beta: Any = 1,
-        alpha: Any = 1,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def addmm(self, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """`beta * input + alpha * (mat1 @ mat2)` for matrices; input broadcasts."""
     def addmm_(self, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Self: ...
-    def addmv(
-        self,
-        mat: Tensor,
-        vec: Tensor,
-        *,
-        beta: Any = 1,
-        alpha: Any = 1,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def addmv(self, mat: Tensor, vec: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """`beta * input + alpha * (mat @ vec)`."""
     def addmv_(self, mat: Tensor, vec: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Self: ...
-    def addr(
-        self,
-        vec1: Tensor,
-        vec2: Tensor,
-        *,
-        beta: Any = 1,
-        alpha: Any = 1,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def addr(self, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """`beta * input + alpha * outer(vec1, vec2)`."""
     def addr_(self, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Self: ...
-    def adjoint(self, *, out: Tensor | None = None) -> Tensor:
+    def adjoint(self) -> Tensor:
         """The conjugate of the last two dimensions exchanged."""
     @overload
     def all(self, dim: Dims = None, keepdim: builtins.bool = False, *, out: Tensor | None = None) -> Tensor:
@@ -280,32 +248,32 @@ class Tensor:
         """The smallest and the largest element, of all or along `dim`."""
     @overload
     def aminmax(self, *, axis: builtins.int | None = None, keepdims: builtins.bool = False) -> MinMax: ...
-    def angle(self, *, out: Tensor | None = None) -> Tensor:
+    def angle(self) -> Tensor:
         """The argument of each element in radians: 0 or pi for real ones."""
     @overload
     def any(self, dim: Dims = None, keepdim: builtins.bool = False, *, out: Tensor | None = None) -> Tensor:
         """Whether an element is not zero; False for none."""
     @overload
     def any(self, axis: Dims = None, keepdims: builtins.bool = False, *, out: Tensor | None = None) -> Tensor: ...
-    def arccos(self, *, out: Tensor | None = None) -> Tensor:
+    def arccos(self) -> Tensor:
         """Inverse cosine, in radians."""
     def arccos_(self) -> Self: ...
-    def arccosh(self, *, out: Tensor | None = None) -> Tensor:
+    def arccosh(self) -> Tensor:
         """Inverse hyperbolic cosine; nan below 1."""
     def arccosh_(self) -> Self: ...
-    def arcsin(self, *, out: Tensor | None = None) -> Tensor:
+    def arcsin(self) -> Tensor:
         """Inverse sine, in radians."""
     def arcsin_(self) -> Self: ...
-    def arcsinh(self, *, out: Tensor | None = None) -> Tensor:
+    def arcsinh(self) -> Tensor:
         """Inverse hyperbolic sine."""
     def arcsinh_(self) -> Self: ...
-    def arctan(self, *, out: Tensor | None = None) -> Tensor:
+    def arctan(self) -> Tensor:
         """Inverse tangent, in radians."""
-    def arctan2(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def arctan2(self, other: Any) -> Tensor:
         """The angle of the point (other, input) in radians, from -pi to pi."""
     def arctan2_(self, other: Any) -> Self: ...
     def arctan_(self) -> Self: ...
-    def arctanh(self, *, out: Tensor | None = None) -> Tensor:
+    def arctanh(self) -> Tensor:
         """Inverse hyperbolic tangent."""
     def arctanh_(self) -> Self: ...
     @overload
@@ -361,32 +329,30 @@ class Tensor:
         *,
         out: Tensor | None = None,
     ) -> Tensor: ...
-    def argwhere(self, *, out: Tensor | None = None) -> Tensor:
+    def argwhere(self) -> Tensor:
         """Places of the elements that are not zero: the same as `nonzero(input)`."""
     def as_strided(
         self,
         size: Sequence[builtins.int],
         stride: Sequence[builtins.int],
         storage_offset: builtins.int | None = None,
-        *,
-        out: Tensor | None = None,
     ) -> Tensor:
         """A view of the tensor's memory with other sizes and strides (counted in elements)."""
     def as_subclass(self, cls: Any) -> Any:
         """A tensor of the class `cls`, a subclass of Tensor, on the same memory and with the same history."""
-    def asin(self, *, out: Tensor | None = None) -> Tensor:
+    def asin(self) -> Tensor:
         """Inverse sine, in radians."""
     def asin_(self) -> Self: ...
-    def asinh(self, *, out: Tensor | None = None) -> Tensor:
+    def asinh(self) -> Tensor:
         """Inverse hyperbolic sine."""
     def asinh_(self) -> Self: ...
-    def atan(self, *, out: Tensor | None = None) -> Tensor:
+    def atan(self) -> Tensor:
         """Inverse tangent, in radians."""
-    def atan2(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def atan2(self, other: Any) -> Tensor:
         """The angle of the point (other, input) in radians, from -pi to pi."""
     def atan2_(self, other: Any) -> Self: ...
     def atan_(self) -> Self: ...
-    def atanh(self, *, out: Tensor | None = None) -> Tensor:
+    def atanh(self) -> Tensor:
         """Inverse hyperbolic tangent."""
     def atanh_(self) -> Self: ...
     def atleast_1d(self, *tensors: Any) -> Any:
@@ -403,60 +369,40 @@ class Tensor:
         inputs: Tensor | Sequence[Tensor] | None = None,
     ) -> None:
         """Add the gradients of this tensor to `.grad` of the leaves that it was made from."""
-    def baddbmm(
-        self,
-        batch1: Tensor,
-        batch2: Tensor,
-        *,
-        beta: Any = 1,
-        alpha: Any = 1,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def baddbmm(self, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """`beta * input + alpha * (batch1 @ batch2)` for batches of matrices; input broadcasts."""
     def baddbmm_(self, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Self: ...
-    def bernoulli(
-        self,
-        p: builtins.float | None = None,
-        *,
-        generator: Generator | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def bernoulli(self, p: builtins.float | None = None, *, generator: Generator | None = None) -> Tensor:
         """1 with the probability that `input` gives for each element (or `p` for all), else 0."""
     def bernoulli_(self, p: Any = 0.5, *, generator: Generator | None = None) -> Self:
         """Fill with 1 with probability `p` (a number, or a tensor that broadcasts), else 0."""
     def bfloat16(self, memory_format: Any = None) -> Tensor:
         """The tensor with dtype bfloat16; itself if it has it."""
-    def bincount(
-        self,
-        weights: Tensor | None = None,
-        minlength: builtins.int = 0,
-        *,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def bincount(self, weights: Tensor | None = None, minlength: builtins.int = 0) -> Tensor:
         """How often each of 0, 1, 2 ... comes in `input`, or the sums of the weights of each."""
-    def bitwise_and(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def bitwise_and(self, other: Any) -> Tensor:
         """`input & other`, bit by bit; on bool tensors the logical operation."""
     def bitwise_and_(self, other: Any) -> Self: ...
-    def bitwise_left_shift(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def bitwise_left_shift(self, other: Any) -> Tensor:
         """`input << other`, bit by bit; on bool tensors the logical operation."""
     def bitwise_left_shift_(self, other: Any) -> Self: ...
-    def bitwise_not(self, *, out: Tensor | None = None) -> Tensor:
+    def bitwise_not(self) -> Tensor:
         """`~input`, bit by bit; on bool tensors the logical not."""
     def bitwise_not_(self) -> Self: ...
-    def bitwise_or(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def bitwise_or(self, other: Any) -> Tensor:
         """`input | other`, bit by bit; on bool tensors the logical operation."""
     def bitwise_or_(self, other: Any) -> Self: ...
-    def bitwise_right_shift(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def bitwise_right_shift(self, other: Any) -> Tensor:
         """`input >> other`, bit by bit; on bool tensors the logical operation."""
     def bitwise_right_shift_(self, other: Any) -> Self: ...
-    def bitwise_xor(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def bitwise_xor(self, other: Any) -> Tensor:
         """`input ^ other`, bit by bit; on bool tensors the logical operation."""
     def bitwise_xor_(self, other: Any) -> Self: ...
-    def bmm(self, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def bmm(self, mat2: Tensor) -> Tensor:
         """The products of two batches of matrices."""
     def bool(self, memory_format: Any = None) -> Tensor:
         """The tensor with dtype bool; itself if it has it."""
-    def broadcast_to(self, size: Sequence[builtins.int], *, out: Tensor | None = None) -> Tensor:
+    def broadcast_to(self, size: Sequence[builtins.int]) -> Tensor:
         """A view of shape `size`, by the rules of broadcasting."""
     def bucketize(
         self,
@@ -464,7 +410,6 @@ class Tensor:
         *,
         out_int32: builtins.bool = False,
         right: builtins.bool = False,
-        out: Tensor | None = None,
     ) -> Tensor:
         """The number of the bucket, between sorted 1-d `boundaries`, into which each element falls."""
     def byte(self, memory_format: Any = None) -> Tensor:
@@ -479,7 +424,7 @@ class Tensor:
         """Fill with Cauchy distributed numbers."""
     def cdouble(self, memory_format: Any = None) -> Tensor:
         """The tensor with dtype complex128; itself if it has it."""
-    def ceil(self, *, out: Tensor | None = None) -> Tensor:
+    def ceil(self) -> Tensor:
         """The smallest whole number not below each element."""
     def ceil_(self) -> Self: ...
     def cfloat(self, memory_format: Any = None) -> Tensor:
@@ -503,47 +448,41 @@ class Tensor:
         *,
         out: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, ...]: ...
-    def clamp(self, min: Any = None, max: Any = None, *, out: Tensor | None = None) -> Tensor:
+    def clamp(self, min: Any = None, max: Any = None) -> Tensor:
         """Each element limited to [min, max]; either may be a number, a tensor or None."""
     def clamp_(self, min: Any = None, max: Any = None) -> Self: ...
-    def clamp_max(self, max: Any, *, out: Tensor | None = None) -> Tensor:
+    def clamp_max(self, max: Any) -> Tensor:
         """Each element, but at most `max`."""
     def clamp_max_(self, max: Any) -> Self: ...
-    def clamp_min(self, min: Any, *, out: Tensor | None = None) -> Tensor:
+    def clamp_min(self, min: Any) -> Tensor:
         """Each element, but at least `min`."""
     def clamp_min_(self, min: Any) -> Self: ...
-    def clip(self, min: Any = None, max: Any = None, *, out: Tensor | None = None) -> Tensor:
+    def clip(self, min: Any = None, max: Any = None) -> Tensor:
         """Each element limited to [min, max]; either may be a number, a tensor or None."""
     def clip_(self, min: Any = None, max: Any = None) -> Self: ...
-    def clone(self, *, memory_format: Any = None, out: Tensor | None = None) -> Tensor:
+    def clone(self, *, memory_format: Any = None) -> Tensor:
         """A copy with its own memory; gradients flow through it."""
-    def combinations(
-        self,
-        r: builtins.int = 2,
-        with_replacement: builtins.bool = False,
-        *,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def combinations(self, r: builtins.int = 2, with_replacement: builtins.bool = False) -> Tensor:
         """All combinations of `r` elements of a 1-d tensor, a row each."""
-    def conj(self, *, out: Tensor | None = None) -> Tensor:
+    def conj(self) -> Tensor:
         """The complex conjugate; a real tensor as it is."""
     def conj_(self) -> Self: ...
-    def conj_physical(self, *, out: Tensor | None = None) -> Tensor:
+    def conj_physical(self) -> Tensor:
         """The complex conjugate; a real tensor as it is."""
     def conj_physical_(self) -> Self: ...
     def contiguous(self, *, memory_format: Any = None) -> Tensor:
         """The tensor itself if its elements lie in row order, else a copy that does."""
     def copy_(self, src: Any, non_blocking: builtins.bool = False) -> Self:
         """Write `src` into the tensor, broadcast and cast."""
-    def copysign(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def copysign(self, other: Any) -> Tensor:
         """The magnitude of `input` with the sign of `other`."""
     def copysign_(self, other: Any) -> Self: ...
-    def corrcoef(self, *, out: Tensor | None = None) -> Tensor:
+    def corrcoef(self) -> Tensor:
         """Correlation coefficients of variables in rows."""
-    def cos(self, *, out: Tensor | None = None) -> Tensor:
+    def cos(self) -> Tensor:
         """Cosine of radians."""
     def cos_(self) -> Self: ...
-    def cosh(self, *, out: Tensor | None = None) -> Tensor:
+    def cosh(self) -> Tensor:
         """Hyperbolic cosine."""
     def cosh_(self) -> Self: ...
     @overload
@@ -557,7 +496,6 @@ class Tensor:
         correction: builtins.int = 1,
         fweights: Tensor | None = None,
         aweights: Tensor | None = None,
-        out: Tensor | None = None,
     ) -> Tensor:
         """The covariance matrix of variables in rows and observations in columns."""
     def cpu(self, memory_format: Any = None) -> Tensor:
@@ -598,37 +536,23 @@ class Tensor:
     def data(self, value: Tensor) -> None: ...
     def data_ptr(self) -> builtins.int:
         """The address of the first element."""
-    def deg2rad(self, *, out: Tensor | None = None) -> Tensor:
+    def deg2rad(self) -> Tensor:
         """Degrees as radians."""
     def deg2rad_(self) -> Self: ...
-    def detach(self, *, out: Tensor | None = None) -> Tensor:
+    def detach(self) -> Tensor:
         """The same memory without history: no gradient flows through the result."""
     def detach_(self) -> Self:
         """Forget this tensor's history, in place."""
     @property
     def device(self) -> Device:
         """Where the memory is: always the CPU."""
-    def diag(self, diagonal: builtins.int = 0, *, out: Tensor | None = None) -> Tensor:
+    def diag(self, diagonal: builtins.int = 0) -> Tensor:
         """The diagonal of a matrix (a copy), or a matrix with a vector on its diagonal."""
-    def diag_embed(
-        self,
-        offset: builtins.int = 0,
-        dim1: builtins.int = -2,
-        dim2: builtins.int = -1,
-        *,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def diag_embed(self, offset: builtins.int = 0, dim1: builtins.int = -2, dim2: builtins.int = -1) -> Tensor:
         """Matrices of zeros with the last dimension on a diagonal."""
-    def diagflat(self, offset: builtins.int = 0, *, out: Tensor | None = None) -> Tensor:
+    def diagflat(self, offset: builtins.int = 0) -> Tensor:
         """A matrix with all elements of the tensor on its diagonal."""
-    def diagonal(
-        self,
-        offset: builtins.int = 0,
-        dim1: builtins.int = 0,
-        dim2: builtins.int = 1,
-        *,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def diagonal(self, offset: builtins.int = 0, dim1: builtins.int = 0, dim2: builtins.int = 1) -> Tensor:
         """A view of the diagonals of the matrices in two dimensions, as the last dimension."""
     def diagonal_scatter(
         self,
@@ -636,8 +560,6 @@ class Tensor:
         offset: builtins.int = 0,
         dim1: builtins.int = 0,
         dim2: builtins.int = 1,
-        *,
-        out: Tensor | None = None,
     ) -> Tensor:
         """A copy of `input` in which `diagonal(offset, dim1, dim2)` is `src`."""
     def diff(
@@ -646,59 +568,57 @@ class Tensor:
         dim: builtins.int = -1,
         prepend: Tensor | None = None,
         append: Tensor | None = None,
-        *,
-        out: Tensor | None = None,
     ) -> Tensor:
         """Differences of neighbours along `dim`, taken `n` times."""
-    def digamma(self, *, out: Tensor | None = None) -> Tensor:
+    def digamma(self) -> Tensor:
         """Derivative of `lgamma`."""
     def digamma_(self) -> Self: ...
     def dim(self) -> builtins.int:
         """The number of dimensions."""
-    def dist(self, other: Tensor, p: builtins.float = 2, *, out: Tensor | None = None) -> Tensor:
+    def dist(self, other: Tensor, p: builtins.float = 2) -> Tensor:
         """The p-norm of `input - other`."""
-    def div(self, other: Any, *, rounding_mode: str | None = None, out: Tensor | None = None) -> Tensor:
+    def div(self, other: Any, *, rounding_mode: str | None = None) -> Tensor:
         """`input / other`; integers divide in the default floating dtype."""
     def div_(self, other: Any, *, rounding_mode: str | None = None) -> Self: ...
-    def divide(self, other: Any, *, rounding_mode: str | None = None, out: Tensor | None = None) -> Tensor:
+    def divide(self, other: Any, *, rounding_mode: str | None = None) -> Tensor:
         """`input / other`; integers divide in the default floating dtype."""
     def divide_(self, other: Any, *, rounding_mode: str | None = None) -> Self: ...
-    def dot(self, tensor: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def dot(self, tensor: Tensor) -> Tensor:
         """The sum of products of two vectors, without conjugation."""
     def double(self, memory_format: Any = None) -> Tensor:
         """The tensor with dtype float64; itself if it has it."""
-    def dsplit(self, indices_or_sections: Any, *, out: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]:
+    def dsplit(self, indices_or_sections: Any) -> tuple[Tensor, ...]:
         """Split along dimension 2."""
     def element_size(self) -> builtins.int:
         """Bytes per element."""
-    def eq(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def eq(self, other: Any) -> Tensor:
         """`input == other`, a bool tensor. NaN compares as in IEEE 754."""
     def eq_(self, other: Any) -> Self: ...
     def equal(self, other: Tensor) -> builtins.bool:
         """Whether two tensors have the same shape and equal elements."""
-    def erf(self, *, out: Tensor | None = None) -> Tensor:
+    def erf(self) -> Tensor:
         """The error function."""
     def erf_(self) -> Self: ...
-    def erfc(self, *, out: Tensor | None = None) -> Tensor:
+    def erfc(self) -> Tensor:
         """The complementary error function, `1 - erf(x)`."""
     def erfc_(self) -> Self: ...
-    def erfinv(self, *, out: Tensor | None = None) -> Tensor:
+    def erfinv(self) -> Tensor:
         """Inverse of the error function."""
     def erfinv_(self) -> Self: ...
-    def exp(self, *, out: Tensor | None = None) -> Tensor:
+    def exp(self) -> Tensor:
         """e to the power of each element."""
-    def exp2(self, *, out: Tensor | None = None) -> Tensor:
+    def exp2(self) -> Tensor:
         """2 to the power of each element."""
     def exp2_(self) -> Self: ...
     def exp_(self) -> Self: ...
     def expand(self, *args: Any, size: Any = None, implicit: builtins.bool = False) -> Tensor:
         """A view in which dimensions of size 1 are repeated; -1 keeps a size."""
-    def expand_as(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def expand_as(self, other: Tensor) -> Tensor:
         """`input.expand(other.shape)`."""
-    def expit(self, *, out: Tensor | None = None) -> Tensor:
+    def expit(self) -> Tensor:
         """`1 / (1 + exp(-x))`, without overflow."""
     def expit_(self) -> Self: ...
-    def expm1(self, *, out: Tensor | None = None) -> Tensor:
+    def expm1(self) -> Tensor:
         """`exp(x) - 1`, accurate near 0."""
     def expm1_(self) -> Self: ...
     def exponential_(self, lambd: builtins.float = 1.0, *, generator: Generator | None = None) -> Self:
@@ -707,45 +627,39 @@ class Tensor:
         """Set every element to `value`, a number or a 0-d tensor."""
     def fill_diagonal_(self, fill_value: Any, wrap: builtins.bool = False) -> Self:
         """Set the main diagonal; all sizes must agree when there are more than two dimensions."""
-    def fix(self, *, out: Tensor | None = None) -> Tensor:
+    def fix(self) -> Tensor:
         """Each element rounded towards zero."""
     def fix_(self) -> Self: ...
-    def flatten(
-        self,
-        start_dim: builtins.int = 0,
-        end_dim: builtins.int = -1,
-        *,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def flatten(self, start_dim: builtins.int = 0, end_dim: builtins.int = -1) -> Tensor:
         """Merge the dimensions from `start_dim` to `end_dim` into one."""
     def flip(self, *dims: Any, out: Tensor | None = None, **dim: Any) -> Tensor:
         """A copy with the order along `dims` reversed."""
-    def fliplr(self, *, out: Tensor | None = None) -> Tensor:
+    def fliplr(self) -> Tensor:
         """Reverse the columns (dimension 1)."""
-    def flipud(self, *, out: Tensor | None = None) -> Tensor:
+    def flipud(self) -> Tensor:
         """Reverse the rows (dimension 0)."""
     def float(self, memory_format: Any = None) -> Tensor:
         """The tensor with dtype float32; itself if it has it."""
-    def float_power(self, exponent: Any, *, out: Tensor | None = None) -> Tensor:
+    def float_power(self, exponent: Any) -> Tensor:
         """`input ** exponent` computed in float64 (complex128 for complex operands)."""
     def float_power_(self, exponent: Any) -> Self: ...
-    def floor(self, *, out: Tensor | None = None) -> Tensor:
+    def floor(self) -> Tensor:
         """The largest whole number not above each element."""
     def floor_(self) -> Self: ...
-    def floor_divide(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def floor_divide(self, other: Any) -> Tensor:
         """`floor(input / other)`, as Python's `//`."""
     def floor_divide_(self, other: Any) -> Self: ...
-    def fmax(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def fmax(self, other: Any) -> Tensor:
         """The larger of two elements; a number beside a NaN wins."""
-    def fmin(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def fmin(self, other: Any) -> Tensor:
         """The smaller of two elements; a number beside a NaN wins."""
-    def fmod(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def fmod(self, other: Any) -> Tensor:
         """The remainder of a division towards zero, as in C: it has the sign of `input`."""
     def fmod_(self, other: Any) -> Self: ...
-    def frac(self, *, out: Tensor | None = None) -> Tensor:
+    def frac(self) -> Tensor:
         """`x - trunc(x)`: what stands after the point."""
     def frac_(self) -> Self: ...
-    def frexp(self, *, out: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def frexp(self) -> tuple[Tensor, Tensor]:
         """Mantissas in [0.5, 1) and exponents, with `input == mantissa * 2**exponent`."""
     @overload
     def gather(
@@ -766,47 +680,40 @@ class Tensor:
         sparse_grad: builtins.bool = False,
         out: Tensor | None = None,
     ) -> Tensor: ...
-    def gcd(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def gcd(self, other: Tensor) -> Tensor:
         """The greatest common divisor, not negative."""
     def gcd_(self, other: Tensor) -> Self: ...
-    def ge(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def ge(self, other: Any) -> Tensor:
         """`input >= other`, a bool tensor. NaN compares as in IEEE 754."""
     def ge_(self, other: Any) -> Self: ...
     def geometric_(self, p: builtins.float, *, generator: Generator | None = None) -> Self:
         """Fill with the number of trials (1, 2, ...) up to the first success, each of probability `p`."""
-    def ger(self, vec2: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def ger(self, vec2: Tensor) -> Tensor:
         """All products of an element of one vector with one of the other."""
     def get_device(self) -> builtins.int:
         """The number of the accelerator that holds the tensor; -1 for the CPU."""
     @property
     def grad_fn(self) -> Any:
         """The tape node that made it, or None."""
-    def greater(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def greater(self, other: Any) -> Tensor:
         """`input > other`, a bool tensor. NaN compares as in IEEE 754."""
     def greater_(self, other: Any) -> Self: ...
-    def greater_equal(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def greater_equal(self, other: Any) -> Tensor:
         """`input >= other`, a bool tensor. NaN compares as in IEEE 754."""
     def greater_equal_(self, other: Any) -> Self: ...
-    def gt(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def gt(self, other: Any) -> Tensor:
         """`input > other`, a bool tensor. NaN compares as in IEEE 754."""
     def gt_(self, other: Any) -> Self: ...
     def half(self, memory_format: Any = None) -> Tensor:
         """The tensor with dtype float16; itself if it has it."""
-    def heaviside(self, values: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def heaviside(self, values: Tensor) -> Tensor:
         """The step function: 0 below 0, 1 above, `values` at 0."""
     def heaviside_(self, values: Tensor) -> Self: ...
-    def histc(
-        self,
-        bins: builtins.int = 100,
-        min: builtins.float = 0,
-        max: builtins.float = 0,
-        *,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def histc(self, bins: builtins.int = 100, min: builtins.float = 0, max: builtins.float = 0) -> Tensor:
         """How many elements fall into each of `bins` equal parts of [min, max]; others do not count."""
-    def hsplit(self, indices_or_sections: Any, *, out: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]:
+    def hsplit(self, indices_or_sections: Any) -> tuple[Tensor, ...]:
         """Split into columns: along dimension 1, or 0 for 1-d tensors."""
-    def hypot(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def hypot(self, other: Tensor) -> Tensor:
         """`sqrt(input**2 + other**2)`."""
     def hypot_(self, other: Tensor) -> Self: ...
     @property
@@ -860,14 +767,7 @@ class Tensor:
     @overload
     def index_fill(self, axis: builtins.int, index: Tensor, value: Any, *, out: Tensor | None = None) -> Tensor: ...
     def index_fill_(self, dim: builtins.int, index: Tensor, value: Any) -> Self: ...
-    def index_put(
-        self,
-        indices: Sequence[Any],
-        values: Tensor,
-        accumulate: builtins.bool = False,
-        *,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def index_put(self, indices: Sequence[Any], values: Tensor, accumulate: builtins.bool = False) -> Tensor:
         """`input` with `values` written to (or, with `accumulate`, added to) the places `indices`."""
     def index_put_(self, indices: Sequence[Any], values: Tensor, accumulate: builtins.bool = False) -> Self: ...
     @overload
@@ -907,7 +807,7 @@ class Tensor:
         """The slices of `input` along `dim` that the 1-d `index` lists."""
     @overload
     def index_select(self, axis: builtins.int, index: Tensor, *, out: Tensor | None = None) -> Tensor: ...
-    def inner(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def inner(self, other: Tensor) -> Tensor:
         """Sums of products over the last dimension of both."""
     def int(self, memory_format: Any = None) -> Tensor:
         """The tensor with dtype int32; itself if it has it."""
@@ -941,28 +841,26 @@ class Tensor:
         rtol: builtins.float = 1e-05,
         atol: builtins.float = 1e-08,
         equal_nan: builtins.bool = False,
-        *,
-        out: Tensor | None = None,
     ) -> Tensor:
         """True where `|input - other| <= atol + rtol * |other|`, or both are the same infinity."""
-    def isfinite(self, *, out: Tensor | None = None) -> Tensor:
+    def isfinite(self) -> Tensor:
         """True where an element is neither infinite nor NaN."""
-    def isinf(self, *, out: Tensor | None = None) -> Tensor:
+    def isinf(self) -> Tensor:
         """True where an element is infinite; of a complex one, either part."""
-    def isnan(self, *, out: Tensor | None = None) -> Tensor:
+    def isnan(self) -> Tensor:
         """True where an element is not a number."""
-    def isneginf(self, *, out: Tensor | None = None) -> Tensor:
+    def isneginf(self) -> Tensor:
         """True where an element is minus infinity."""
-    def isposinf(self, *, out: Tensor | None = None) -> Tensor:
+    def isposinf(self) -> Tensor:
         """True where an element is plus infinity."""
-    def isreal(self, *, out: Tensor | None = None) -> Tensor:
+    def isreal(self) -> Tensor:
         """True where the imaginary part is zero."""
     def item(self) -> Any:
         """The only element as a Python number."""
     @property
     def itemsize(self) -> builtins.int:
         """Bytes per element."""
-    def kron(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def kron(self, other: Tensor) -> Tensor:
         """The Kronecker product: each element of `input` times the whole of `other`."""
     @overload
     def kthvalue(self, k: builtins.int, dim: builtins.int = -1, keepdim: builtins.bool = False) -> Ordered:
@@ -972,36 +870,36 @@ class Tensor:
     @property
     def layout(self) -> str:
         """How the elements are stored: always strided."""
-    def lcm(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def lcm(self, other: Tensor) -> Tensor:
         """The least common multiple, not negative."""
     def lcm_(self, other: Tensor) -> Self: ...
-    def ldexp(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def ldexp(self, other: Tensor) -> Tensor:
         """`input * 2**other`."""
     def ldexp_(self, other: Tensor) -> Self: ...
-    def le(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def le(self, other: Any) -> Tensor:
         """`input <= other`, a bool tensor. NaN compares as in IEEE 754."""
     def le_(self, other: Any) -> Self: ...
-    def lerp(self, end: Any, weight: Any, *, out: Tensor | None = None) -> Tensor:
+    def lerp(self, end: Any, weight: Any) -> Tensor:
         """`input + weight * (end - input)`: linear interpolation."""
     def lerp_(self, end: Any, weight: Any) -> Self: ...
-    def less(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def less(self, other: Any) -> Tensor:
         """`input < other`, a bool tensor. NaN compares as in IEEE 754."""
     def less_(self, other: Any) -> Self: ...
-    def less_equal(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def less_equal(self, other: Any) -> Tensor:
         """`input <= other`, a bool tensor. NaN compares as in IEEE 754."""
     def less_equal_(self, other: Any) -> Self: ...
-    def lgamma(self, *, out: Tensor | None = None) -> Tensor:
+    def lgamma(self) -> Tensor:
         """Logarithm of the magnitude of the gamma function."""
     def lgamma_(self) -> Self: ...
-    def log(self, *, out: Tensor | None = None) -> Tensor:
+    def log(self) -> Tensor:
         """Natural logarithm; -inf at 0, nan below."""
-    def log10(self, *, out: Tensor | None = None) -> Tensor:
+    def log10(self) -> Tensor:
         """Logarithm to the base 10."""
     def log10_(self) -> Self: ...
-    def log1p(self, *, out: Tensor | None = None) -> Tensor:
+    def log1p(self) -> Tensor:
         """`log(1 + x)`, accurate near 0."""
     def log1p_(self) -> Self: ...
-    def log2(self, *, out: Tensor | None = None) -> Tensor:
+    def log2(self) -> Tensor:
         """Logarithm to the base 2."""
     def log2_(self) -> Self: ...
     def log_(self) -> Self: ...
@@ -1018,28 +916,28 @@ class Tensor:
         """`log(softmax(input))`, without the loss of small probabilities."""
     @overload
     def log_softmax(self, axis: builtins.int, dtype: Any = None, *, out: Tensor | None = None) -> Tensor: ...
-    def logaddexp(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def logaddexp(self, other: Tensor) -> Tensor:
         """`log(exp(input) + exp(other))`, without overflow."""
-    def logaddexp2(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def logaddexp2(self, other: Tensor) -> Tensor:
         """`log2(2**input + 2**other)`, without overflow."""
     @overload
     def logcumsumexp(self, dim: builtins.int, *, out: Tensor | None = None) -> Tensor:
         """`log(cumsum(exp(input)))` along `dim`, without overflow."""
     @overload
     def logcumsumexp(self, axis: builtins.int, *, out: Tensor | None = None) -> Tensor: ...
-    def logical_and(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def logical_and(self, other: Any) -> Tensor:
         """`input and other` of the truth of the elements (not zero); a bool tensor."""
     def logical_and_(self, other: Any) -> Self: ...
-    def logical_not(self, *, out: Tensor | None = None) -> Tensor:
+    def logical_not(self) -> Tensor:
         """True where `input` is zero."""
     def logical_not_(self) -> Self: ...
-    def logical_or(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def logical_or(self, other: Any) -> Tensor:
         """`input or other` of the truth of the elements (not zero); a bool tensor."""
     def logical_or_(self, other: Any) -> Self: ...
-    def logical_xor(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def logical_xor(self, other: Any) -> Tensor:
         """`input xor other` of the truth of the elements (not zero); a bool tensor."""
     def logical_xor_(self, other: Any) -> Self: ...
-    def logit(self, eps: builtins.float | None = None, *, out: Tensor | None = None) -> Tensor:
+    def logit(self, eps: builtins.float | None = None) -> Tensor:
         """`log(x / (1 - x))`, the inverse of the sigmoid; nan outside [0, 1]."""
     def logit_(self, eps: builtins.float | None = None) -> Self: ...
     @overload
@@ -1049,7 +947,7 @@ class Tensor:
     def logsumexp(self, axis: Dims, keepdims: builtins.bool = False, *, out: Tensor | None = None) -> Tensor: ...
     def long(self, memory_format: Any = None) -> Tensor:
         """The tensor with dtype int64; itself if it has it."""
-    def lt(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def lt(self, other: Any) -> Tensor:
         """`input < other`, a bool tensor. NaN compares as in IEEE 754."""
     def lt_(self, other: Any) -> Self: ...
     @property
@@ -1058,15 +956,15 @@ class Tensor:
     @property
     def mT(self) -> Tensor:
         """The last two dimensions exchanged."""
-    def masked_fill(self, mask: Tensor, value: Any, *, out: Tensor | None = None) -> Tensor:
+    def masked_fill(self, mask: Tensor, value: Any) -> Tensor:
         """`input` with `value`, a number or a 0-d tensor, where `mask` is True."""
     def masked_fill_(self, mask: Tensor, value: Any) -> Self: ...
-    def masked_scatter(self, mask: Tensor, source: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def masked_scatter(self, mask: Tensor, source: Tensor) -> Tensor:
         """`input` with the elements where `mask` is True replaced by those of `source`, in order."""
     def masked_scatter_(self, mask: Tensor, source: Tensor) -> Self: ...
-    def masked_select(self, mask: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def masked_select(self, mask: Tensor) -> Tensor:
         """The elements where `mask` is True, in row-major order, as a 1-d tensor."""
-    def matmul(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def matmul(self, other: Tensor) -> Tensor:
         """The matrix product `input @ other`."""
     @overload
     def max(self, *, out: Tensor | None = None) -> Tensor:
@@ -1081,7 +979,7 @@ class Tensor:
     def max(self, dim: builtins.int, keepdim: builtins.bool = False) -> Extreme: ...
     @overload
     def max(self, axis: builtins.int, keepdims: builtins.bool = False) -> Extreme: ...
-    def maximum(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def maximum(self, other: Any) -> Tensor:
         """The larger of two elements; NaN if either is."""
     def maximum_(self, other: Any) -> Self: ...
     @overload
@@ -1123,10 +1021,10 @@ class Tensor:
     def min(self, dim: builtins.int, keepdim: builtins.bool = False) -> Extreme: ...
     @overload
     def min(self, axis: builtins.int, keepdims: builtins.bool = False) -> Extreme: ...
-    def minimum(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def minimum(self, other: Any) -> Tensor:
         """The smaller of two elements; NaN if either is."""
     def minimum_(self, other: Any) -> Self: ...
-    def mm(self, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def mm(self, mat2: Tensor) -> Tensor:
         """The product of two matrices."""
     @overload
     def mode(self, dim: builtins.int = -1, keepdim: builtins.bool = False) -> Ordered:
@@ -1137,24 +1035,20 @@ class Tensor:
         self,
         source: builtins.int | Sequence[builtins.int],
         destination: builtins.int | Sequence[builtins.int],
-        *,
-        out: Tensor | None = None,
     ) -> Tensor:
         """A view with dimensions moved to other places; the others keep their order."""
     def movedim(
         self,
         source: builtins.int | Sequence[builtins.int],
         destination: builtins.int | Sequence[builtins.int],
-        *,
-        out: Tensor | None = None,
     ) -> Tensor:
         """A view with dimensions moved to other places; the others keep their order."""
-    def msort(self, *, out: Tensor | None = None) -> Tensor:
+    def msort(self) -> Tensor:
         """The elements in order along the first dimension."""
-    def mul(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def mul(self, other: Any) -> Tensor:
         """`input * other`."""
     def mul_(self, other: Any) -> Self: ...
-    def multigammaln(self, p: builtins.int, *, out: Tensor | None = None) -> Tensor:
+    def multigammaln(self, p: builtins.int) -> Tensor:
         """Logarithm of the multivariate gamma function of dimension `p`."""
     def multigammaln_(self, p: builtins.int) -> Self: ...
     def multinomial(
@@ -1163,15 +1057,14 @@ class Tensor:
         replacement: builtins.bool = False,
         *,
         generator: Generator | None = None,
-        out: Tensor | None = None,
     ) -> Tensor:
         """Numbers of categories, drawn with the weights in the rows of `input`."""
-    def multiply(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def multiply(self, other: Any) -> Tensor:
         """`input * other`."""
     def multiply_(self, other: Any) -> Self: ...
-    def mv(self, vec: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def mv(self, vec: Tensor) -> Tensor:
         """The product of a matrix with a vector."""
-    def mvlgamma(self, p: builtins.int, *, out: Tensor | None = None) -> Tensor:
+    def mvlgamma(self, p: builtins.int) -> Tensor:
         """Logarithm of the multivariate gamma function of dimension `p`."""
     def mvlgamma_(self, p: builtins.int) -> Self: ...
     def nan_to_num(
@@ -1179,8 +1072,6 @@ class Tensor:
         nan: builtins.float = 0.0,
         posinf: builtins.float | None = None,
         neginf: builtins.float | None = None,
-        *,
-        out: Tensor | None = None,
     ) -> Tensor:
         """NaN and the infinities replaced by numbers; infinities by the largest finite ones unless given."""
     def nan_to_num_(
@@ -1272,13 +1163,13 @@ class Tensor:
         """Bytes of all elements."""
     def ndimension(self) -> builtins.int:
         """The number of dimensions."""
-    def ne(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def ne(self, other: Any) -> Tensor:
         """`input != other`, a bool tensor. NaN compares as in IEEE 754."""
     def ne_(self, other: Any) -> Self: ...
-    def neg(self, *, out: Tensor | None = None) -> Tensor:
+    def neg(self) -> Tensor:
         """`-input`."""
     def neg_(self) -> Self: ...
-    def negative(self, *, out: Tensor | None = None) -> Tensor:
+    def negative(self) -> Tensor:
         """`-input`."""
     def negative_(self) -> Self: ...
     def nelement(self) -> builtins.int:
@@ -1300,14 +1191,14 @@ class Tensor:
         """`tensor(data)` with the dtype of this tensor."""
     def new_zeros(self, *size: Any, dtype: Any = None, **kwargs: Any) -> Tensor:
         """A tensor of zeros with the dtype of this one."""
-    def nextafter(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def nextafter(self, other: Tensor) -> Tensor:
         """The next floating number after `input` towards `other`."""
     def nextafter_(self, other: Tensor) -> Self: ...
     @overload
-    def nonzero(self, *, as_tuple: Literal[False] = False, out: Tensor | None = None) -> Tensor:
+    def nonzero(self, *, as_tuple: Literal[False] = False) -> Tensor:
         """Places of the elements that are not zero, in row-major order."""
     @overload
-    def nonzero(self, *, as_tuple: Literal[True], out: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]: ...
+    def nonzero(self, *, as_tuple: Literal[True]) -> tuple[Tensor, ...]: ...
     @overload
     def norm(
         self,
@@ -1337,27 +1228,27 @@ class Tensor:
         generator: Generator | None = None,
     ) -> Self:
         """Fill with normally distributed numbers."""
-    def not_equal(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def not_equal(self, other: Any) -> Tensor:
         """`input != other`, a bool tensor. NaN compares as in IEEE 754."""
     def not_equal_(self, other: Any) -> Self: ...
     def numel(self) -> builtins.int:
         """The number of elements."""
     def numpy(self, *, force: builtins.bool = False) -> Array:
         """The NumPy array on the same memory: a change to one is a change to the other."""
-    def outer(self, vec2: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def outer(self, vec2: Tensor) -> Tensor:
         """All products of an element of one vector with one of the other."""
-    def permute(self, *args: Any, dims: Any = None, out: Tensor | None = None) -> Tensor:
+    def permute(self, *args: Any, dims: Any = None) -> Tensor:
         """A view with the dimensions in another order."""
     def pin_memory(self) -> Tensor:
         """The tensor itself: there is no accelerator to copy to."""
-    def poisson(self, generator: Generator | None = None, *, out: Tensor | None = None) -> Tensor:
+    def poisson(self, generator: Generator | None = None) -> Tensor:
         """Poisson distributed numbers with the rates in `input`, in its dtype."""
     def polygamma(self, n: builtins.int) -> Tensor:
         """The n-th derivative of `digamma`."""
     def polygamma_(self, n: builtins.int) -> Self: ...
-    def positive(self, *, out: Tensor | None = None) -> Tensor:
+    def positive(self) -> Tensor:
         """`+input`: the tensor itself."""
-    def pow(self, exponent: Any, *, out: Tensor | None = None) -> Tensor:
+    def pow(self, exponent: Any) -> Tensor:
         """`input ** exponent`."""
     def pow_(self, exponent: Any) -> Self: ...
     @overload
@@ -1379,14 +1270,7 @@ class Tensor:
         dtype: Any = None,
         out: Tensor | None = None,
     ) -> Tensor: ...
-    def put(
-        self,
-        index: Tensor,
-        source: Tensor,
-        accumulate: builtins.bool = False,
-        *,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def put(self, index: Tensor, source: Tensor, accumulate: builtins.bool = False) -> Tensor:
         """`input`, seen as 1-d, with `source` written to (or, with `accumulate`, added to) the places `index`."""
     def put_(self, index: Tensor, source: Tensor, accumulate: builtins.bool = False) -> Self: ...
     @overload
@@ -1410,7 +1294,7 @@ class Tensor:
         interpolation: str = 'linear',
         out: Tensor | None = None,
     ) -> Tensor: ...
-    def rad2deg(self, *, out: Tensor | None = None) -> Tensor:
+    def rad2deg(self) -> Tensor:
         """Radians as degrees."""
     def rad2deg_(self) -> Self: ...
     def random_(
@@ -1421,32 +1305,25 @@ class Tensor:
         generator: Generator | None = None,
     ) -> Self:
         """Fill with integers: `random_(to)` in [0, to), `random_(from_, to)` in [from_, to)."""
-    def ravel(self, *, out: Tensor | None = None) -> Tensor:
+    def ravel(self) -> Tensor:
         """All elements in one dimension."""
     @property
     def real(self) -> Tensor:
         """The real part; a real tensor as it is."""
-    def reciprocal(self, *, out: Tensor | None = None) -> Tensor:
+    def reciprocal(self) -> Tensor:
         """`1 / x`."""
     def reciprocal_(self) -> Self: ...
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call `hook(grad)` whenever backward has this tensor's gradient; a result replaces it."""
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
         """Call `hook(tensor)` whenever backward has added to this leaf's `.grad`."""
-    def relu(self, *, out: Tensor | None = None) -> Tensor:
+    def relu(self) -> Tensor:
         """`max(x, 0)`. The derivative at 0 is 0."""
     def relu_(self) -> Self: ...
-    def remainder(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def remainder(self, other: Any) -> Tensor:
         """`input - floor(input / other) * other`, as Python's `%`: it has the sign of `other`."""
     def remainder_(self, other: Any) -> Self: ...
-    def renorm(
-        self,
-        p: builtins.float,
-        dim: builtins.int,
-        maxnorm: builtins.float,
-        *,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def renorm(self, p: builtins.float, dim: builtins.int, maxnorm: builtins.float) -> Tensor:
         """Slices along `dim` scaled down so that their p-norm is at most `maxnorm`."""
     def renorm_(self, p: builtins.float, dim: builtins.int, maxnorm: builtins.float) -> Self: ...
     def repeat(self, *repeats: Any) -> Tensor:
@@ -1472,7 +1349,7 @@ class Tensor:
     ) -> Tensor: ...
     def requires_grad_(self, requires_grad: builtins.bool = True) -> Self:
         """Set whether operations on this leaf are recorded; returns it."""
-    def reshape(self, *args: Any, shape: Any = None, out: Tensor | None = None) -> Tensor:
+    def reshape(self, *args: Any, shape: Any = None) -> Tensor:
         """The same elements in another shape; a view where the memory allows, else a copy."""
     def reshape_as(self, other: Tensor) -> Tensor:
         """`input.reshape(other.shape)`."""
@@ -1482,9 +1359,9 @@ class Tensor:
         """Refused: a tensor's memory never changes its size."""
     def resize_as_(self, *size: Any, **_: Any) -> Self:
         """Refused: a tensor's memory never changes its size."""
-    def resolve_conj(self, *, out: Tensor | None = None) -> Tensor:
+    def resolve_conj(self) -> Tensor:
         """The tensor itself: conjugation and negation are never put off."""
-    def resolve_neg(self, *, out: Tensor | None = None) -> Tensor:
+    def resolve_neg(self) -> Tensor:
         """The tensor itself: conjugation and negation are never put off."""
     def retain_grad(self) -> None:
         """Let backward fill `.grad` of this tensor though it is not a leaf."""
@@ -1500,21 +1377,15 @@ class Tensor:
         **dim: Any,
     ) -> Tensor:
         """Shift elements along dimensions; what leaves at the end comes in at the start."""
-    def rot90(
-        self,
-        k: builtins.int = 1,
-        dims: Sequence[builtins.int] = (0, 1),
-        *,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def rot90(self, k: builtins.int = 1, dims: Sequence[builtins.int] = (0, 1)) -> Tensor:
         """Turn by `k` times 90 degrees in the plane of two dimensions, from the first to the second."""
-    def round(self, *, decimals: builtins.int = 0, out: Tensor | None = None) -> Tensor:
+    def round(self, *, decimals: builtins.int = 0) -> Tensor:
         """Each element rounded to the nearest, halves to the even one."""
     def round_(self, *, decimals: builtins.int = 0) -> Self: ...
-    def rsqrt(self, *, out: Tensor | None = None) -> Tensor:
+    def rsqrt(self) -> Tensor:
         """`1 / sqrt(x)`."""
     def rsqrt_(self) -> Self: ...
-    def rsub(self, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+    def rsub(self, other: Any, *, alpha: Any = 1) -> Tensor:
         """`other - alpha * input`."""
     @overload
     def scatter(
@@ -1601,7 +1472,6 @@ class Tensor:
         right: builtins.bool = False,
         side: str | None = None,
         sorter: Tensor | None = None,
-        out: Tensor | None = None,
     ) -> Tensor:
         """Where to insert `input` into a sorted sequence so that it stays sorted."""
     @overload
@@ -1628,26 +1498,26 @@ class Tensor:
         *,
         out: Tensor | None = None,
     ) -> Tensor: ...
-    def sgn(self, *, out: Tensor | None = None) -> Tensor:
+    def sgn(self) -> Tensor:
         """The sign of each element; of a complex one its direction, `x / |x|`, and 0 at 0."""
     def sgn_(self) -> Self: ...
     def short(self, memory_format: Any = None) -> Tensor:
         """The tensor with dtype int16; itself if it has it."""
-    def sigmoid(self, *, out: Tensor | None = None) -> Tensor:
+    def sigmoid(self) -> Tensor:
         """`1 / (1 + exp(-x))`, without overflow."""
     def sigmoid_(self) -> Self: ...
-    def sign(self, *, out: Tensor | None = None) -> Tensor:
+    def sign(self) -> Tensor:
         """-1, 0 or 1 by the sign of each element."""
     def sign_(self) -> Self: ...
-    def signbit(self, *, out: Tensor | None = None) -> Tensor:
+    def signbit(self) -> Tensor:
         """True where the sign bit is set: negative numbers, -0.0 among them."""
-    def sin(self, *, out: Tensor | None = None) -> Tensor:
+    def sin(self) -> Tensor:
         """Sine of radians."""
     def sin_(self) -> Self: ...
-    def sinc(self, *, out: Tensor | None = None) -> Tensor:
+    def sinc(self) -> Tensor:
         """`sin(pi x) / (pi x)`, and 1 at 0."""
     def sinc_(self) -> Self: ...
-    def sinh(self, *, out: Tensor | None = None) -> Tensor:
+    def sinh(self) -> Tensor:
         """Hyperbolic sine."""
     def sinh_(self) -> Self: ...
     @overload
@@ -1732,10 +1602,10 @@ class Tensor:
         *,
         out: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, ...]: ...
-    def sqrt(self, *, out: Tensor | None = None) -> Tensor:
+    def sqrt(self) -> Tensor:
         """Square root; nan below 0."""
     def sqrt_(self) -> Self: ...
-    def square(self, *, out: Tensor | None = None) -> Tensor:
+    def square(self) -> Tensor:
         """`input * input`."""
     def square_(self) -> Self: ...
     @overload
@@ -1804,10 +1674,10 @@ class Tensor:
         """Steps in elements from one index to the next, of all dimensions or of one."""
     @overload
     def stride(self, dim: builtins.int) -> builtins.int: ...
-    def sub(self, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+    def sub(self, other: Any, *, alpha: Any = 1) -> Tensor:
         """`input - alpha * other`."""
     def sub_(self, other: Any, *, alpha: Any = 1) -> Self: ...
-    def subtract(self, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+    def subtract(self, other: Any, *, alpha: Any = 1) -> Tensor:
         """`input - alpha * other`."""
     def subtract_(self, other: Any, *, alpha: Any = 1) -> Self: ...
     @overload
@@ -1831,19 +1701,19 @@ class Tensor:
     ) -> Tensor: ...
     def sum_to_size(self, *size: Any) -> Tensor:
         """The sum over the dimensions along which `size` would have to be broadcast to this shape."""
-    def swapaxes(self, dim0: builtins.int, dim1: builtins.int, *, out: Tensor | None = None) -> Tensor:
+    def swapaxes(self, dim0: builtins.int, dim1: builtins.int) -> Tensor:
         """A view with two dimensions exchanged."""
     def swapaxes_(self, *args: Any, **kwargs: Any) -> Self:
         """In-place form of `swapaxes`: changes the shape of the tensor itself and returns it."""
-    def swapdims(self, dim0: builtins.int, dim1: builtins.int, *, out: Tensor | None = None) -> Tensor:
+    def swapdims(self, dim0: builtins.int, dim1: builtins.int) -> Tensor:
         """A view with two dimensions exchanged."""
     def swapdims_(self, *args: Any, **kwargs: Any) -> Self:
         """In-place form of `swapdims`: changes the shape of the tensor itself and returns it."""
-    def t(self, *, out: Tensor | None = None) -> Tensor:
+    def t(self) -> Tensor:
         """The transpose of a matrix; 0-d and 1-d tensors come back as they are."""
     def t_(self, *args: Any, **kwargs: Any) -> Self:
         """In-place form of `t`: changes the shape of the tensor itself and returns it."""
-    def take(self, index: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def take(self, index: Tensor) -> Tensor:
         """Elements of `input`, seen as 1-d in row-major order, at `index`; the result has index's shape."""
     @overload
     def take_along_dim(
@@ -1862,10 +1732,10 @@ class Tensor:
         *,
         out: Tensor | None = None,
     ) -> Tensor: ...
-    def tan(self, *, out: Tensor | None = None) -> Tensor:
+    def tan(self) -> Tensor:
         """Tangent of radians."""
     def tan_(self) -> Self: ...
-    def tanh(self, *, out: Tensor | None = None) -> Tensor:
+    def tanh(self) -> Tensor:
         """Hyperbolic tangent."""
     def tanh_(self) -> Self: ...
     @overload
@@ -1885,7 +1755,7 @@ class Tensor:
         *,
         out: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, ...]: ...
-    def tile(self, *dims: Any, out: Tensor | None = None) -> Tensor:
+    def tile(self, *dims: Any) -> Tensor:
         """`repeat`, where missing numbers mean 1."""
     def to(
         self,
@@ -1917,24 +1787,24 @@ class Tensor:
         sorted: builtins.bool = True,
     ) -> Ordered: ...
     @overload
-    def trace(self, *, out: Tensor | None = None) -> Tensor:
+    def trace(self) -> Tensor:
         """The sum of a matrix's diagonal."""
     @overload
     def trace(self, *args: Any, **kwargs: Any) -> Trace: ...
-    def transpose(self, dim0: builtins.int, dim1: builtins.int, *, out: Tensor | None = None) -> Tensor:
+    def transpose(self, dim0: builtins.int, dim1: builtins.int) -> Tensor:
         """A view with two dimensions exchanged."""
     def transpose_(self, *args: Any, **kwargs: Any) -> Self:
         """In-place form of `transpose`: changes the shape of the tensor itself and returns it."""
-    def tril(self, diagonal: builtins.int = 0, *, out: Tensor | None = None) -> Tensor:
+    def tril(self, diagonal: builtins.int = 0) -> Tensor:
         """The lower triangle of matrices, zeros above it; `diagonal` moves the border up."""
     def tril_(self, diagonal: builtins.int = 0) -> Self: ...
-    def triu(self, diagonal: builtins.int = 0, *, out: Tensor | None = None) -> Tensor:
+    def triu(self, diagonal: builtins.int = 0) -> Tensor:
         """The upper triangle of matrices, zeros below it; `diagonal` moves the border up."""
     def triu_(self, diagonal: builtins.int = 0) -> Self: ...
-    def true_divide(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def true_divide(self, other: Any) -> Tensor:
         """`input / other`, always in floating numbers."""
     def true_divide_(self, other: Any) -> Self: ...
-    def trunc(self, *, out: Tensor | None = None) -> Tensor:
+    def trunc(self) -> Tensor:
         """Each element rounded towards zero."""
     def trunc_(self) -> Self: ...
     @overload
@@ -1949,7 +1819,7 @@ class Tensor:
         """Views of all slices along `dim`, without that dimension."""
     @overload
     def unbind(self, axis: builtins.int = 0, *, out: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]: ...
-    def unflatten(self, dim: builtins.int, sizes: Sequence[builtins.int], *, out: Tensor | None = None) -> Tensor:
+    def unflatten(self, dim: builtins.int, sizes: Sequence[builtins.int]) -> Tensor:
         """Split one dimension into several; one of `sizes` may be -1."""
     def unfold(self, dimension: builtins.int, size: builtins.int, step: builtins.int) -> Tensor:
         """A view of all windows of `size` elements, `step` apart, along one dimension."""
@@ -2058,24 +1928,24 @@ class Tensor:
         correction: builtins.float | None = None,
         out: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]: ...
-    def vdot(self, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def vdot(self, other: Tensor) -> Tensor:
         """The inner product of two vectors: the first is conjugated."""
     def view(self, *shape: Any, size: Any = None, dtype: DType | None = None) -> Tensor:
         """A view in another shape: never a copy. Or the same bits with another dtype."""
     def view_as(self, other: Tensor) -> Tensor:
         """`input.view(other.shape)`."""
-    def view_as_complex(self, *, out: Tensor | None = None) -> Tensor:
+    def view_as_complex(self) -> Tensor:
         """Pairs of reals in the last dimension as complex numbers."""
-    def view_as_real(self, *, out: Tensor | None = None) -> Tensor:
+    def view_as_real(self) -> Tensor:
         """Complex numbers as pairs of reals in a new last dimension."""
-    def vsplit(self, indices_or_sections: Any, *, out: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]:
+    def vsplit(self, indices_or_sections: Any) -> tuple[Tensor, ...]:
         """Split into rows: along dimension 0."""
     @overload
     def where(self, input: Any, other: Any) -> Tensor:
         """Elements of the tensor where the condition is True, of `other` elsewhere."""
     @overload
     def where(self) -> tuple[Tensor, ...]: ...
-    def xlogy(self, other: Any, *, out: Tensor | None = None) -> Tensor:
+    def xlogy(self, other: Any) -> Tensor:
         """`input * log(other)`, and 0 where `input` is 0."""
     def xlogy_(self, other: Any) -> Self: ...
     def zero_(self) -> Self:
