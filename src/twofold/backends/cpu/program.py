@@ -20,9 +20,11 @@ from ...ir.graph import Graph, Node, Value
 from . import recording
 from . import team as _team
 from .cost import Cost, cost_of, program_text
+from .effects import written_slots
 from .jit import assembly, compile_kernels
 from .layout import Buffer
 from .lowering import Lowering
+from .schedule import waves
 from .step import Step
 from .target import Target, host
 
@@ -53,6 +55,7 @@ class Program:
         lowered = time.perf_counter()
         self._kernels = lowering.module.kernels
         self._code = compile_kernels(self.texts, self.target)
+        self._schedule(lowering)
         self.seconds = {"lower": lowered - started, "compile": time.perf_counter() - lowered}
         self._checks = lowering.checks
         self._notes = lowering.checks.notes.data
@@ -88,15 +91,35 @@ class Program:
         """The machine code, for people."""
         return "\n".join(f"# {symbol}\n{assembly(text, self.target)}" for symbol, text in self.texts.items())
 
+    def _schedule(self, lowering: Lowering) -> None:
+        """Put the steps into an order of waves, see `schedule`; steps that call NumPy are waves of their own."""
+        bodies = {symbol: body for body, symbol in lowering.module.bodies.items()}
+        memo: dict[str, set[int]] = {}
+        slots = {symbol: written_slots(body, lowering.module.shared, memo) for symbol, body in bodies.items()}
+        self.writes: dict[str, set[Buffer]] = {}
+        for step in self.steps:
+            if step.kind != "numpy":
+                symbol, numbers = self._kernels[step.symbol]
+                touched = [self.buffers[n - 2] for n in numbers]
+                step.buffers = tuple(dict.fromkeys((*step.buffers, *touched)))
+                self.writes[step.symbol] = {touched[slot - 2] for slot in slots[symbol] if slot > 1}
+        self.waves: list[list[list[Step]]] = []
+        for is_native, steps in itertools.groupby(self.steps, lambda step: step.kind != "numpy"):
+            if is_native:
+                self.waves += waves(list(steps), lambda step: self.writes[step.symbol], lowering.checks.buffer)
+            else:
+                self.waves += [[[step]] for step in steps]
+        self.steps = [step for wave in self.waves for task in wave for step in task]
+
     def _plan(self, lowering: Lowering) -> None:
         """Give the temporaries places in one arena; those that are never alive together may share."""
         last: dict[Buffer, int] = {}
         first: dict[Buffer, int] = {}
-        for i, step in enumerate(self.steps):
-            for buffer in step.buffers:
+        for i, wave in enumerate(self.waves):
+            for buffer in (b for task in wave for step in task for b in step.buffers):
                 first.setdefault(buffer, i)
                 last[buffer] = i
-        end = len(self.steps)
+        end = len(self.waves)
         for number, value in enumerate(self.graph.outputs):
             if number not in self.direct:
                 last[self.views[value].buffer] = end
@@ -159,18 +182,29 @@ class Program:
         self._fixed: Any = None
         self._outputs: list[Any] = [None] * len(self._results)  # of the last call
         self._parts: list[Any] = []
-        for is_native, steps in itertools.groupby(self.steps, lambda step: step.kind != "numpy"):
+        for is_native, parts in itertools.groupby(self.waves, lambda wave: wave[0][0].kind != "numpy"):
             if is_native:
-                self._parts.append(self._phases(list(steps), starts))
+                self._parts.append(self._phases(list(parts), starts))
             else:
-                self._parts += [step.nodes[0] for step in steps]
+                self._parts += [wave[0][0].nodes[0] for wave in parts]
 
-    def _phases(self, steps: list[Step], starts: dict[int, int]) -> tuple[Any, ...]:
-        """A run of native steps as the thread team takes it: address and length, and what must stay alive."""
+    def _phases(self, waves: list[list[list[Step]]], starts: dict[int, int]) -> tuple[Any, ...]:
+        """A run of native steps as the thread team takes it: address and number of phases, once with a phase
+        per step and once with one per wave; and what must stay alive."""
         base = self._table.ctypes.data
-        table = np.array([[self._address(s), s.chunks, base + 8 * starts[id(s)]] for s in steps], np.uint64)
-        memory, tickets = _team.tickets(len(steps))
-        return table.ctypes.data, len(steps), tickets, table, memory, steps
+        single, rows = [], []
+        for wave in waves:
+            total = 0
+            for task in wave:
+                for i, step in enumerate(task):
+                    total += 0 if i else step.chunks
+                    row = [self._address(step), step.chunks, base + 8 * starts[id(step)]]
+                    single.append([*row, step.chunks, 1])
+                    rows.append([*row, total, sum(map(len, wave))])
+        alone, table = np.array(single, np.uint64), np.array(rows, np.uint64)
+        steps = [step for wave in waves for task in wave for step in task]
+        memory, tickets = _team.tickets(len(waves))
+        return alone.ctypes.data, len(steps), tickets, alone, memory, steps, table.ctypes.data, len(waves), table
 
     def _address(self, step: Step) -> int:
         """Where the code of a step begins; 0 if it is for another processor."""
@@ -247,7 +281,7 @@ class Program:
             self._run_recorded(team, recording.listener)
         for part in self._parts if recording.listener is None else ():
             if part.__class__ is tuple:
-                team.run(part[0], part[1], part[2], self._stop)
+                team.run(part[6], part[7], part[2], self._stop)
             elif not self._notes[0]:
                 self._run_numpy(part)
         if self._notes[0]:

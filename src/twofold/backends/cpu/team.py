@@ -1,15 +1,23 @@
 """The thread team: persistent workers that run a program's phases together.
 
 Note [Phases]
-A program is a table of phases, each a function `phase(args, first, last, worker)` over a number
-of chunks. Threads claim chunks with an atomic add; a phase is over when all its chunks are *done*,
-not when all threads have arrived. So a worker that the system has put aside delays a program only
-if it holds a chunk, and a worker may join late. Who computes a chunk does not change its result.
+A program is a table of functions `f(args, first, last, worker)`, each over a number of chunks, in phases: those
+of one phase may run at the same time. Threads claim chunks of a phase with an atomic add; a phase is over when
+all its chunks are *done*, not when all threads have arrived. So a worker that the system has put aside delays a
+program only if it holds a chunk, and a worker may join late. Who computes a chunk does not change its result.
 After a phase that found an error (see checks.py) no other begins, so that state stays as it was.
+
+A row of the table holds the function, its number of chunks, its arguments, the number of the phase's chunks up to
+and with its own, and, in a phase's first row, the number of the phase's rows. A row that adds no chunks
+runs right after the row before it, by the same thread.
 
 Note [Sleeping]
 Between programs a worker spins for a short while and then sleeps in a futex (elsewhere: naps).
 The launching thread takes part as worker 0 and wakes the others only if some are asleep.
+
+Note [Claiming the team]
+One thread at a time has the team, the others run their programs alone. Who has it is told by a word that native
+code sets and clears: between taking a lock of Python's and the `try` that releases it, Ctrl-C may strike.
 """
 
 from __future__ import annotations
@@ -19,6 +27,7 @@ import ctypes
 import os
 import sys
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -28,12 +37,12 @@ from .jit import Library, compile_text, usable_cpus
 from .target import host
 
 LINE = 128  # bytes between words that different threads write
-PHASE_BYTES = 24  # of the table of phases: function, number of chunks, table of buffer addresses
+PHASE_BYTES = 40  # of a row of the table
 _TICKET_BYTES = 2 * LINE  # per phase: the ticket counter, and the count of chunks done
 
 # Offsets of the team block's words, each on a line of its own.
-_GO, _SLEEPERS, _PROGRAM, _ENTERED, _LEFT, _QUIT = (i * LINE for i in range(6))
-TEAM_BYTES = 6 * LINE
+_GO, _SLEEPERS, _PROGRAM, _ENTERED, _LEFT, _QUIT, _BUSY = (i * LINE for i in range(7))
+TEAM_BYTES = 7 * LINE
 
 _LINUX_FUTEX = {"x86_64": 202, "aarch64": 98}
 
@@ -79,30 +88,67 @@ entry:
   br label %phase
 phase:
   %p = phi i64 [ 0, %entry ], [ %p1, %next ]
+  %first = phi ptr [ %table, %entry ], [ %after, %next ]
   %halt = load atomic i64, ptr %stop monotonic, align 8
   %good = icmp eq i64 %halt, 0
   %limit = select i1 %good, i64 %count, i64 0
   %more = icmp ult i64 %p, %limit
   br i1 %more, label %begin, label %end
 begin:
-  %row = mul i64 %p, {PHASE_BYTES}
-  %e = getelementptr i8, ptr %table, i64 %row
-  %fn = load ptr, ptr %e
-  %e8 = getelementptr i8, ptr %e, i64 8
-  %chunks = load i64, ptr %e8
-  %e16 = getelementptr i8, ptr %e, i64 16
-  %args = load ptr, ptr %e16
+  %f32 = getelementptr i8, ptr %first, i64 32
+  %rows = load i64, ptr %f32
+  %size = mul i64 %rows, {PHASE_BYTES}
+  %after = getelementptr i8, ptr %first, i64 %size
+  %l24 = getelementptr i8, ptr %after, i64 {24 - PHASE_BYTES}
+  %chunks = load i64, ptr %l24
   %toff = mul i64 %p, {_TICKET_BYTES}
   %ticket = getelementptr i8, ptr %tickets, i64 %toff
   %done = getelementptr i8, ptr %ticket, i64 {LINE}
   br label %claim
 claim:
+  %at = phi ptr [ %first, %begin ], [ %row, %finished ]
   %c = atomicrmw add ptr %ticket, i64 1 acq_rel
   %mine = icmp ult i64 %c, %chunks
-  br i1 %mine, label %work, label %wait
+  br i1 %mine, label %seek, label %wait
+seek:
+  %row = phi ptr [ %at, %claim ], [ %next_row, %onward ]
+  %r24 = getelementptr i8, ptr %row, i64 24
+  %upto = load i64, ptr %r24
+  %here = icmp ult i64 %c, %upto
+  br i1 %here, label %work, label %onward
+onward:
+  %next_row = getelementptr i8, ptr %row, i64 {PHASE_BYTES}
+  br label %seek
 work:
-  %c1 = add i64 %c, 1
-  call void %fn(ptr %args, i64 %c, i64 %c1, i64 %worker)
+  %fn = load ptr, ptr %row
+  %r8 = getelementptr i8, ptr %row, i64 8
+  %own = load i64, ptr %r8
+  %r16 = getelementptr i8, ptr %row, i64 16
+  %args = load ptr, ptr %r16
+  %start = sub i64 %upto, %own
+  %c0 = sub i64 %c, %start
+  %c1 = add i64 %c0, 1
+  call void %fn(ptr %args, i64 %c0, i64 %c1, i64 %worker)
+  br label %follow
+follow:
+  %before = phi ptr [ %row, %work ], [ %f, %run ]
+  %f = getelementptr i8, ptr %before, i64 {PHASE_BYTES}
+  %inside = icmp ult ptr %f, %after
+  br i1 %inside, label %look, label %finished
+look:
+  %x24 = getelementptr i8, ptr %f, i64 24
+  %xupto = load i64, ptr %x24
+  %same = icmp eq i64 %xupto, %upto
+  br i1 %same, label %run, label %finished
+run:
+  %xfn = load ptr, ptr %f
+  %x8 = getelementptr i8, ptr %f, i64 8
+  %xchunks = load i64, ptr %x8
+  %x16 = getelementptr i8, ptr %f, i64 16
+  %xargs = load ptr, ptr %x16
+  call void %xfn(ptr %xargs, i64 0, i64 %xchunks, i64 %worker)
+  br label %follow
+finished:
   %d0 = atomicrmw add ptr %done, i64 1 acq_rel
   br label %claim
 wait:
@@ -125,21 +171,31 @@ define void @serial(ptr %table, i64 %count, ptr %stop) nounwind {{
 entry:
   br label %phase
 phase:
-  %p = phi i64 [ 0, %entry ], [ %p1, %begin ]
+  %p = phi i64 [ 0, %entry ], [ %p1, %next ]
+  %first = phi ptr [ %table, %entry ], [ %after, %next ]
   %halt = load atomic i64, ptr %stop monotonic, align 8
   %good = icmp eq i64 %halt, 0
   %limit = select i1 %good, i64 %count, i64 0
   %more = icmp ult i64 %p, %limit
   br i1 %more, label %begin, label %end
 begin:
-  %row = mul i64 %p, {PHASE_BYTES}
-  %e = getelementptr i8, ptr %table, i64 %row
-  %fn = load ptr, ptr %e
-  %e8 = getelementptr i8, ptr %e, i64 8
-  %chunks = load i64, ptr %e8
-  %e16 = getelementptr i8, ptr %e, i64 16
-  %args = load ptr, ptr %e16
+  %f32 = getelementptr i8, ptr %first, i64 32
+  %rows = load i64, ptr %f32
+  %size = mul i64 %rows, {PHASE_BYTES}
+  %after = getelementptr i8, ptr %first, i64 %size
+  br label %work
+work:
+  %row = phi ptr [ %first, %begin ], [ %row1, %work ]
+  %fn = load ptr, ptr %row
+  %r8 = getelementptr i8, ptr %row, i64 8
+  %chunks = load i64, ptr %r8
+  %r16 = getelementptr i8, ptr %row, i64 16
+  %args = load ptr, ptr %r16
   call void %fn(ptr %args, i64 0, i64 %chunks, i64 0)
+  %row1 = getelementptr i8, ptr %row, i64 {PHASE_BYTES}
+  %again = icmp ult ptr %row1, %after
+  br i1 %again, label %work, label %next
+next:
   %p1 = add i64 %p, 1
   br label %phase
 end:
@@ -247,6 +303,28 @@ end:
   ret void
 }}
 
+define i64 @claim(ptr %team) nounwind {{
+entry:
+  %busy = getelementptr i8, ptr %team, i64 {_BUSY}
+  %pair = cmpxchg ptr %busy, i64 0, i64 1 acq_rel acquire, align 8
+  %old = extractvalue {{ i64, i1 }} %pair, 0
+  ret i64 %old
+}}
+
+define i64 @try_launch(ptr %team, ptr %table, i64 %count, ptr %tickets, ptr %stop) nounwind {{
+entry:
+  %taken = call i64 @claim(ptr %team)
+  %free = icmp eq i64 %taken, 0
+  br i1 %free, label %run, label %end
+run:
+  call void @launch(ptr %team, ptr %table, i64 %count, ptr %tickets, ptr %stop)
+  %busy = getelementptr i8, ptr %team, i64 {_BUSY}
+  store atomic i64 0, ptr %busy release, align 8
+  br label %end
+end:
+  ret i64 %taken
+}}
+
 define void @dismiss(ptr %team) nounwind {{
 entry:
   %go = getelementptr i8, ptr %team, i64 {_GO}
@@ -268,14 +346,15 @@ class Team:
 
     def __init__(self, num_threads: int):
         self.num_threads = num_threads
-        self.busy = threading.Lock()
         self.library = _library()
         self._block = np.zeros(TEAM_BYTES + LINE, np.uint8)
         self.address = -(-self._block.ctypes.data // LINE) * LINE
         pointer = ctypes.c_void_p
-        self.launch = ctypes.CFUNCTYPE(None, pointer, pointer, ctypes.c_int64, pointer, pointer)(
-            self.library.address("launch")
+        self.launch = ctypes.CFUNCTYPE(ctypes.c_int64, pointer, pointer, ctypes.c_int64, pointer, pointer)(
+            self.library.address("try_launch")
         )
+        self._claim = ctypes.CFUNCTYPE(ctypes.c_int64, pointer)(self.library.address("claim"))
+        self._dismiss = ctypes.CFUNCTYPE(None, pointer)(self.library.address("dismiss"))
         self.serial = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int64, pointer)(self.library.address("serial"))
         run = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int64)(self.library.address("worker"))
         self.threads = [
@@ -290,17 +369,15 @@ class Team:
 
         A phase does not begin if there is a number other than 0 at the address `stop`.
         """
-        if self.num_threads > 1 and self.busy.acquire(blocking=False):
-            try:
-                self.launch(self.address, table, count, tickets, stop)
-            finally:
-                self.busy.release()
-        else:
+        if self.num_threads == 1 or self.launch(self.address, table, count, tickets, stop):
             self.serial(table, count, stop)
 
     def dismiss(self) -> None:
-        """End the workers and wait for them."""
-        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.library.address("dismiss"))(self.address)
+        """End the workers and wait for them; whoever still has this team runs his programs alone."""
+        while self._claim(self.address):
+            time.sleep(1e-4)
+        self.num_threads = 1
+        self._dismiss(self.address)
         for thread in self.threads:
             thread.join()
         self.threads = []
@@ -350,8 +427,13 @@ def _end() -> None:
     global _team
     current, _team = _team, None
     if current is not None:
-        with current.busy:
-            current.dismiss()
+        current.dismiss()
+
+
+def _at_exit() -> None:
+    """Nothing new begins any more, but objects that are deleted later may still run programs."""
+    if _team is not None:
+        _team.dismiss()
 
 
 def _after_fork() -> None:
@@ -369,4 +451,4 @@ def tickets(count: int) -> Any:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_end)
+atexit.register(_at_exit)
