@@ -12,7 +12,7 @@ from typing import Any
 from ..autodiff.handle import Tensor, mode
 from ..backends.cpu import recording
 from ..backends.cpu.program import Program
-from ..ir import config
+from ..ir import config, forks
 from ..ir.dtypes import get_default_dtype
 from ..ir.errors import TraceError, TwofoldWarning, user_location
 from ..ir.tree import flatten
@@ -41,6 +41,7 @@ class Compiled:
         self.reasons: list[str] = []
         self._plain: dict[Any, tuple[Any, Specialization]] = {}  # for tensors alone, by what is quickly looked at
         self._lock = threading.RLock()  # a trace borrows the tensors from outside
+        forks.tell(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if mode.tracer is not None or not config.COMPILE.value:
@@ -118,6 +119,10 @@ class Compiled:
             if new != old:
                 return f"argument {i} is {described(new)}, before {described(old)}"
         return "first call"
+
+    def after_fork(self) -> None:
+        """In a child: another thread of the parent may have had the lock."""
+        self._lock = threading.RLock()
 
     def explain(self) -> str:
         """Why each specialization was made, a line each."""

@@ -32,6 +32,15 @@ _lock = threading.Lock()
 _initialized: set[bool] = set()
 
 
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _initialize(target: Target | None = None) -> None:
     """Make LLVM's code generators known: this processor's, or all for another architecture's code."""
     foreign = target is not None and not target.is_native

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import config
+from ...ir import config, forks
 from ...ir.errors import TwofoldError
 from ...ir.evaluate import evaluate, located
 from ...ir.graph import Graph, Node, Value
@@ -63,6 +63,7 @@ class Program:
         self._in_place = {self.updates[k] for k in self.direct if k in self.updates}
         self._scratch_row = -(-lowering.scratch // 4096) * 4096
         self._lock = threading.Lock()
+        forks.tell(self)
         self._plan(lowering)
         self._allocate()
 
@@ -233,6 +234,13 @@ class Program:
             self._fixed = None
             for number, _ in self._inputs:
                 self._arrays[number - 2] = None
+
+    def after_fork(self) -> None:
+        """In a child: another thread of the parent may have been in the middle of a call."""
+        self._lock = threading.Lock()
+        self._outputs = [None] * len(self._results)
+        self._checks.notes[:] = 0
+        self.forget()
 
     def _run(
         self, arrays: Sequence[np.ndarray[Any, Any]], fixed: Sequence[np.ndarray[Any, Any]]

@@ -432,6 +432,8 @@ def _end() -> None:
 
 def _at_exit() -> None:
     """Nothing new begins any more, but objects that are deleted later may still run programs."""
+    global _num_threads
+    _num_threads = 1
     if _team is not None:
         _team.dismiss()
 
