@@ -74,6 +74,7 @@ _SUBMODULES = ("nn", "optim", "data", "vision", "train", "autograd", "cuda", "de
 _LATE = {  # these load LLVM, which takes a while: when they are first asked for
     "compile": ".compiler.compile",
     "get_num_threads": ".backends.cpu.team",
+    "profile": ".compiler.profile",
     "set_num_threads": ".backends.cpu.team",
 }
 

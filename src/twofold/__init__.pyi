@@ -20,6 +20,7 @@ from twofold.compiler.compile import compile as compile
 from twofold.compiler.control import cond as cond
 from twofold.compiler.control import scan as scan
 from twofold.compiler.control import while_loop as while_loop
+from twofold.compiler.profile import profile as profile
 from twofold.compiler.trace import Trace
 from twofold.ir import errors as errors
 from twofold.ir.dtypes import DType as DType
