@@ -69,6 +69,9 @@ def large_pieces():
     yield p["exp"], [f(1003)], {}
     yield p["tanh"], [f(501, dtype=np.float64)], {}
     yield p["cumsum"], [f(50, 33)], {"dim": 0}
+    for dtype in (np.float32, np.float64):
+        yield p["sort"], [f(2, 300, dtype=dtype)], {"dim": 1, "descending": True}
+        yield p["topk"], [f(50, 3, dtype=dtype)], {"dim": 0, "k": 5, "largest": True}
     yield p["random_bits"], [np.array([7, 2**32 - 100], np.uint64)], {"shape": (1001,)}
     yield (
         p["conv"],
