@@ -46,6 +46,10 @@ def _initialize(target: Target | None = None) -> None:
     foreign = target is not None and not target.is_native
     if foreign in _initialized:
         return
+    if not _initialized:
+        # The pass that rewrites addresses in loops takes a third to a half of the time that compiling
+        # takes, and emitted loops gain nothing by it. The option is LLVM's for the whole process.
+        llvm.set_option("twofold", "-disable-lsr")
     if foreign:
         llvm.initialize_all_targets()
         llvm.initialize_all_asmprinters()
