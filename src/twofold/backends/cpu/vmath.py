@@ -19,6 +19,14 @@ from .emit import Function, Val, element, vector
 
 _LN2 = math.log(2)
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+_FAR = 150.0  # exp of it is no float32
+
+# 2**r for |r| <= 1/2, highest power first: 1 + r ln 2 + r**2 q(r), where q makes the largest relative error least
+# (5.2e-11; Lawson's algorithm). So near 0 what remains of 2**r - 1 is as exact.
+_POWER_OF_2 = (
+    1.5213629648402944e-05, 0.0001546537062584338, 0.001333381985140081, 0.00961804333545716,
+    0.05550410601192003, 0.24022651020916325, _LN2, 1.0,
+)  # fmt: skip
 
 
 def _poly(f: Function, x: Val, coefficients: Sequence[float]) -> Val:
@@ -62,27 +70,29 @@ def _split(f: Function, x: Val) -> tuple[Val, Val]:
 
 
 def _exp(f: Function, x: Val, exact: bool) -> Val:
-    """Taylor's series on the reduced argument: degree 13 for float64, 8 for float32."""
+    """Taylor's series of degree 13 on the reduced argument, for float64."""
     if not exact:
-        return _exp_of_float(f, x)
+        return _power_of_e(f, _clamp(f, x, -_FAR, _FAR), 1)
     n, r = _split(f, _clamp(f, x, -746.0, 710.0))
     return _scale(f, _poly(f, r, [1 / math.factorial(k) for k in range(13, -1, -1)]), n)
 
 
-def _exp_of_float(f: Function, x: Val) -> Val:
-    """To ten digits, and where a float32 overflows or vanishes just far enough beyond.
+def _power_of_e(f: Function, x: Val, times: int) -> Val:
+    """exp(times * x) to ten digits, in double, for a float32 within -150 and 150: that is past where a float32
+    overflows or vanishes.
 
-    Adding 3 * 2**51 rounds to a whole number n, which then stands in the lowest bits.
+    2**y with y = times * x / ln 2. Adding 3 * 2**51 rounds y to a whole number n, which then stands in the lowest
+    bits, and is added to the exponent of 2**(y - n). A NaN has zeros there, as all have that come from a float32.
     """
     ty = x.ty
     _, lanes = element(ty)
     ity = vector("i64", lanes)
-    x, magic = _clamp(f, x, -150.0, 150.0), f.const(1.5 * 2.0**52, ty)
-    shifted = f.intrinsic("fma", [x, f.const(1 / _LN2, ty), magic])
-    r = f.intrinsic("fma", [f.op("fsub", shifted, magic), f.const(-_LN2, ty), x])
-    bits = f.op("shl", f.convert("bitcast", shifted, "i64"), f.const(52, ity))
-    power = f.convert("bitcast", f.op("add", bits, f.const(1023 << 52, ity)), "double")
-    return f.op("fmul", _poly(f, r, [1 / math.factorial(k) for k in range(8, -1, -1)]), power)
+    magic = f.const(1.5 * 2.0**52, ty)
+    y = f.op("fmul", x, f.const(times / _LN2, ty))
+    shifted = f.op("fadd", y, magic)
+    p = _poly(f, f.op("fsub", y, f.op("fsub", shifted, magic)), _POWER_OF_2)
+    whole = f.op("shl", f.convert("bitcast", shifted, "i64"), f.const(52, ity))
+    return f.convert("bitcast", f.op("add", f.convert("bitcast", p, "i64"), whole), "double")
 
 
 def _expm1(f: Function, x: Val, exact: bool) -> Val:
@@ -137,7 +147,7 @@ def _tanh(f: Function, x: Val, exact: bool) -> Val:
     """expm1(2|x|) / (expm1(2|x|) + 2), with x's sign; for float32 (exp(2x) - 1) / (exp(2x) + 1)."""
     two = f.const(2.0, x.ty)
     if not exact:  # near zero x is as near as a float32 can be, and keeps the sign of zero
-        one, e = f.const(1.0, x.ty), _exp(f, f.op("fmul", x, two), exact)
+        one, e = f.const(1.0, x.ty), _power_of_e(f, x, 2)
         r = f.op("fdiv", f.op("fsub", e, one), f.op("fadd", e, one))
         return f.select(f.fcmp("olt", _fabs(f, x), f.const(1e-4, x.ty)), x, r)
     e = _expm1(f, _clamp(f, f.op("fmul", _fabs(f, x), two), 0.0, 44.0), exact)
@@ -146,7 +156,8 @@ def _tanh(f: Function, x: Val, exact: bool) -> Val:
 
 def _sigmoid(f: Function, x: Val, exact: bool) -> Val:
     one = f.const(1.0, x.ty)
-    return f.op("fdiv", one, f.op("fadd", one, _exp(f, _fneg(f, x), exact)))
+    e = _exp(f, _fneg(f, x), exact) if exact else _power_of_e(f, x, -1)
+    return f.op("fdiv", one, f.op("fadd", one, e))
 
 
 def _erf(f: Function, x: Val, exact: bool) -> Val:
@@ -170,11 +181,15 @@ def _erf(f: Function, x: Val, exact: bool) -> Val:
     return f.select(f.fcmp("ogt", size, one), large, small)
 
 
-def _in_double(fn: Callable[[Function, Val, bool], Val]) -> Callable[[Function, Val], Val]:
+def _in_double(fn: Callable[[Function, Val, bool], Val], most: float = 0.0) -> Callable[[Function, Val], Val]:
+    """For float32, a function computed in double; beyond `most`, if there is one, it no longer changes."""
+
     def call(f: Function, x: Val) -> Val:
         e, _ = element(x.ty)
         if e == "double":
             return fn(f, x, True)
+        if most:
+            x = _clamp(f, x, -most, most)
         return f.convert("fptrunc", fn(f, f.convert("fpext", x, "double"), False), "float")
 
     return call
@@ -206,10 +221,10 @@ def _pow(f: Function, x: Val, y: Val) -> Val:
 # In order of use in models. Of float64, pow has an error that grows with |y log x|, so it stays
 # with the reference there; see `supports`.
 MATH: dict[str, Callable[..., Val]] = {
-    "exp": _in_double(_exp),
+    "exp": _in_double(lambda f, x, exact: _exp(f, x, True) if exact else _power_of_e(f, x, 1), _FAR),
     "log": _in_double(_log),
-    "sigmoid": _in_double(_sigmoid),
-    "tanh": _in_double(_tanh),
+    "sigmoid": _in_double(_sigmoid, _FAR),
+    "tanh": _in_double(_tanh, _FAR / 2),
     "erf": _in_double(_erf),
     "expm1": _in_double(_expm1),
     "log1p": _in_double(_log1p),
