@@ -24,6 +24,10 @@ from .specialize import Specialization, specialize
 from .trace import Slot
 
 _MANY_RETRACES = 8
+# Programs that are kept; the one that was used longest ago goes first. Where every call is another, as
+# with a number that counts up, memory would grow without end.
+_KEPT = 16  # of those with the same types of arguments
+_SIGNATURES = 256
 
 
 class Compiled:
@@ -57,10 +61,13 @@ class Compiled:
             leaves, tree = flatten((args, kwargs))
             tensors = [x for x in leaves if isinstance(x, Tensor)]
             key = (tree, context(), tuple([signature(x) for x in leaves]))
-            known = self.specializations.setdefault(key, [])
+            known = self.specializations[key] = self.specializations.pop(key, [])  # the last used is last
             found = next((entry for entry in known if entry[0].holds()), None)
             if found is None:
                 found = self._specialize(known, key, args, kwargs)
+            elif found is not known[-1]:
+                known.remove(found)
+                known.append(found)
             program = found[1]
             if program is not None and not program.shares(tensors):
                 if quick is not None:
@@ -100,6 +107,11 @@ class Compiled:
                 with recording.span("compile", name):
                     entry = traced.guard, specialize(traced)
         known.append(entry)
+        if len(known) > _KEPT:
+            del known[0]
+        if len(self.specializations) > _SIGNATURES:
+            del self.specializations[next(iter(self.specializations))]
+            self._plain.clear()
         return entry
 
     def _reason(self, known: list[Any], key: Any) -> str:
