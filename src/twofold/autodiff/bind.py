@@ -219,7 +219,7 @@ def write(t: Tensor, new: Tensor) -> Tensor:
 
     `new` has `t`'s shape and dtype. Every in-place operation of the library ends here.
     """
-    recording = mode.grad and (t.requires_grad or new.requires_grad)
+    recording = mode.grad and (_get_requires_grad(t) or _get_requires_grad(new))
     if recording:
         require_writable(t)
     if t._base is not None:
@@ -227,7 +227,7 @@ def write(t: Tensor, new: Tensor) -> Tensor:
     if mode.tracer is None:
         if new._value is not t._value:
             try:
-                np.copyto(t._value, new._value)
+                t._value[...] = new._value
             except ValueError as e:
                 raise _not_writable(t) from e
             except TypeError:  # dtypes agree, so one of the two is no array
@@ -239,6 +239,14 @@ def write(t: Tensor, new: Tensor) -> Tensor:
     if recording:
         rebase_history(t, new)
     return t
+
+
+def overwrite(t: Tensor, array: np.ndarray[Any, Any]) -> None:
+    """Put an array into `t`'s memory where nobody records or traces, and nothing is a view."""
+    t._value[...] = array
+    storage = storage_of(t)
+    storage.version += 1
+    t._value_version = storage.version
 
 
 def _check_overlap(t: Tensor, new: Tensor) -> None:

@@ -8,6 +8,7 @@ from ..autodiff.handle import Tensor
 from ..ir.dtypes import DType
 from ..primitives.elementwise import sqrt
 from ._group import ParamGroup
+from ._together import elementwise
 from .optimizer import Optimizer, Params, check_range, counter, read, store, zeros_like
 
 _INF = float("inf")
@@ -52,6 +53,7 @@ class Adadelta(Optimizer):
     def _init_state(self, p: Tensor, group: ParamGroup) -> dict[str, Any]:
         return {"step": counter(p), "square_avg": zeros_like(p), "acc_delta": zeros_like(p)}
 
+    @elementwise
     def _update(self, p: Tensor, grad: Tensor, state: dict[str, Any], group: ParamGroup, dtype: DType) -> None:
         store(state["step"], state["step"] + 1.0)
         value = read(p, dtype)

@@ -9,6 +9,7 @@ from ..autodiff.handle import Tensor
 from ..ir.dtypes import DType
 from ..primitives.elementwise import sqrt
 from ._group import ParamGroup
+from ._together import elementwise
 from .optimizer import Optimizer, Params, check_range, counter, read, store, zeros_like
 
 _INF = float("inf")
@@ -71,6 +72,7 @@ class Adagrad(Optimizer):
     def _init_state(self, p: Tensor, group: ParamGroup) -> dict[str, Any]:
         return {"step": counter(p), "sum": zeros_like(p, group["initial_accumulator_value"])}
 
+    @elementwise
     def _update(self, p: Tensor, grad: Tensor, state: dict[str, Any], group: ParamGroup, dtype: DType) -> None:
         step = store(state["step"], state["step"] + 1.0)
         value, lr = read(p, dtype), group.twin("lr", dtype)

@@ -10,6 +10,7 @@ from ..primitives.elementwise import abs as absolute
 from ..primitives.elementwise import maximum
 from . import _betas
 from ._group import ParamGroup
+from ._together import elementwise
 from .optimizer import Optimizer, Params, check_range, counter, read, store, zeros_like
 
 _INF = float("inf")
@@ -54,6 +55,7 @@ class Adamax(Optimizer):
     def _init_state(self, p: Tensor, group: ParamGroup) -> dict[str, Any]:
         return {"step": counter(p), "exp_avg": zeros_like(p), "exp_inf": zeros_like(p)}
 
+    @elementwise
     def _update(self, p: Tensor, grad: Tensor, state: dict[str, Any], group: ParamGroup, dtype: DType) -> None:
         step = store(state["step"], state["step"] + 1.0)
         value = read(p, dtype)

@@ -10,6 +10,7 @@ from ..ir.dtypes import DType
 from ..primitives.elementwise import exp, sqrt
 from . import _betas
 from ._group import ParamGroup
+from ._together import elementwise
 from .adam import decayed, moments
 from .optimizer import Optimizer, Params, check_range, counter, read, store, zeros_like
 
@@ -71,6 +72,7 @@ class NAdam(Optimizer):
             "exp_avg_sq": zeros_like(p),
         }
 
+    @elementwise
     def _update(self, p: Tensor, grad: Tensor, state: dict[str, Any], group: ParamGroup, dtype: DType) -> None:
         step = store(state["step"], state["step"] + 1.0)
         value, lr = read(p, dtype), group.twin("lr", dtype)

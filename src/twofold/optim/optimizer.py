@@ -28,6 +28,7 @@ from ..primitives.movement import full
 from ..tensors._registry import assign
 from ._group import ParamGroup
 from ._state import State
+from ._together import Item, batch_of, pieces, update_together
 
 Closure = Callable[[], Any]
 Params = Iterable[Any]
@@ -135,17 +136,45 @@ class Optimizer:
             closure: computes the loss anew with its gradients; its result is returned.
         """
         loss = _call(closure)
+        kind = type(self)
+        together = (
+            mode.tracer is None
+            and getattr(kind._update, "elementwise", False)
+            and kind._update_one is Optimizer._update_one
+        )
         for group in self.param_groups:
+            batches: dict[Any, list[Item]] = {}
             for p in group["params"]:
                 grad = p.grad
-                if grad is not None:
+                if grad is None:
+                    continue
+                key = batch_of(p, grad, self._slots(p, group)) if together else None
+                if key is None:
                     self._update_one(p, grad, group)
+                else:
+                    batches.setdefault(key, []).append((p, grad, self.state[p]))
+            for batch in batches.values():
+                for items in pieces(batch):
+                    self._update_batch(items, group)
         return loss
 
-    def _update_one(self, p: Tensor, grad: Tensor, group: ParamGroup) -> None:
-        state = self.state[p]
+    def _slots(self, p: Tensor, group: ParamGroup) -> dict[str, Any]:
+        """The state of a parameter, which begins here."""
+        state: dict[str, Any] = self.state[p]
         if not state:
             state.update(self._init_state(p, group))
+        return state
+
+    def _update_batch(self, items: list[Item], group: ParamGroup) -> None:
+        """See Note [Updates end to end] in _together.py."""
+        if len(items) == 1:
+            self._update_one(items[0][0], items[0][1], group)
+            return
+        dtype, sign = items[0][0].dtype, group.get("maximize")
+        update_together(items, lambda p, g, state: self._update(p, -g if sign else g, state, group, dtype))
+
+    def _update_one(self, p: Tensor, grad: Tensor, group: ParamGroup) -> None:
+        state = self._slots(p, group)
         if mode.tracer is not None:
             names = mode.tracer.names
             names.update((id(v), f"{names[id(p)]}.{k}") for k, v in state.items() if id(p) in names)

@@ -9,6 +9,7 @@ from ..ir.dtypes import DType, float64
 from ..primitives.elementwise import exp, expm1, sqrt, where
 from . import _betas
 from ._group import ParamGroup
+from ._together import elementwise
 from .adam import decayed, moments
 from .optimizer import Optimizer, Params, check_range, counter, read, store, zeros_like
 
@@ -64,6 +65,7 @@ class RAdam(Optimizer):
     def _init_state(self, p: Tensor, group: ParamGroup) -> dict[str, Any]:
         return {"step": counter(p), "exp_avg": zeros_like(p), "exp_avg_sq": zeros_like(p)}
 
+    @elementwise
     def _update(self, p: Tensor, grad: Tensor, state: dict[str, Any], group: ParamGroup, dtype: DType) -> None:
         step = store(state["step"], state["step"] + 1.0)
         value, lr = read(p, dtype), group.twin("lr", dtype)

@@ -9,6 +9,7 @@ from ..ir.dtypes import DType
 from ..primitives.elementwise import sqrt
 from ._betas import averaged
 from ._group import ParamGroup
+from ._together import elementwise
 from .optimizer import Optimizer, Params, check_range, counter, read, store, zeros_like
 
 _INF = float("inf")
@@ -72,6 +73,7 @@ class RMSprop(Optimizer):
             state["grad_avg"] = zeros_like(p)
         return state
 
+    @elementwise
     def _update(self, p: Tensor, grad: Tensor, state: dict[str, Any], group: ParamGroup, dtype: DType) -> None:
         store(state["step"], state["step"] + 1.0)
         value, lr = read(p, dtype), group.twin("lr", dtype)

@@ -8,6 +8,7 @@ from ..autodiff.handle import Tensor
 from ..ir.dtypes import DType
 from ..primitives.elementwise import where
 from ._group import ParamGroup
+from ._together import elementwise
 from .optimizer import Optimizer, Params, check_range, counter, read, store, zeros_like
 
 _INF = float("inf")
@@ -74,6 +75,7 @@ class SGD(Optimizer):
             state["step"] = counter(p)  # tells the first step, which is not dampened
         return state
 
+    @elementwise
     def _update(self, p: Tensor, grad: Tensor, state: dict[str, Any], group: ParamGroup, dtype: DType) -> None:
         value = read(p, dtype)
         if group["weight_decay"] != 0:

@@ -37,6 +37,8 @@ def _cast_type(x: TensorType, *, dtype: DType) -> TensorType:
 
 
 def _cast(x: Any, *, dtype: DType) -> Any:
+    if dtype.__class__ is not DType:
+        raise TypeError  # NumPy would take its own
     if x.dtype.kind == "c" and not dtype.is_complex and dtype.kind != "bool":
         x = x.real  # the imaginary part is dropped, as in PyTorch
     return x.astype(dtype.numpy, order="C")
@@ -76,6 +78,7 @@ cast: Primitive = Primitive(
     errors=_cast_errors,
     torch=_cast_torch,
     holomorphic=False,
+    checked_by_numpy=True,
 )
 
 

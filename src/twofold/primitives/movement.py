@@ -76,8 +76,14 @@ def _is_zero(value: Any) -> bool:
 
 
 def _full(*, shape: Shape, value: Any, dtype: DType) -> Array:
+    if value.__class__ is int and 0 <= value < 2:  # which fit all dtypes
+        out = np.zeros(shape, dtype.numpy)  # fresh pages from the system need no writing
+        if value:
+            out.fill(1)
+        return out
+    _full_type(shape=shape, value=value, dtype=dtype)  # NumPy takes more
     if _is_zero(value):
-        return np.zeros(shape, dtype.numpy)  # fresh pages from the system need no writing
+        return np.zeros(shape, dtype.numpy)
     if dtype.kind == "uint" and value < 0:
         value = int(value) % 2 ** (8 * dtype.itemsize)
     return np.full(shape, value, dtype.numpy)
@@ -100,6 +106,7 @@ full: Primitive = Primitive(
         ErrorSample((), {"shape": (2,), "value": 1j, "dtype": float32}, DTypeError, "does not fit dtype float32"),
     ),
     torch=lambda torch, *, shape, value, dtype: torch.full(shape, value, dtype=getattr(torch, dtype.name)),
+    checked_by_numpy=True,
 )
 
 

@@ -30,6 +30,7 @@ _MULTIPLIERS = np.array([[0xCD9E8D57], [0xD2511F53]], np.uint64)
 _KEY_STEP = np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)  # golden ratio and sqrt(3) - 1
 _ROUNDS = 10
 _CHUNK = 8192  # blocks at a time: the three buffers stay in the second-level cache
+_PAGE = 128  # blocks that are made together for small draws, which would not be worth the calls to NumPy
 
 
 @functools.lru_cache(maxsize=64)
@@ -56,14 +57,30 @@ def philox(even: Array, odd: Array, keys: list[Array], product: Array) -> None:
 def _random_bits(state: Array, *, shape: Shape) -> Array:
     size = math.prod(shape)
     blocks = -(-size // 4)
+    seed, first = state.tolist()
+    at = first % _PAGE
+    if at + blocks <= _PAGE:
+        return _page(seed, first - at)[4 * at : 4 * at + size].reshape(shape).copy()
+    return _words(seed, first, blocks)[:size].reshape(shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _page(seed: int, first: int) -> Array:
+    """The words of blocks `first` to `first + _PAGE`: small draws from one stream follow each other."""
+    return _words(seed, first, _PAGE)
+
+
+def _words(seed: int, first: int, blocks: int) -> Array:
+    """The words of some blocks, 4 each."""
     out = np.empty((blocks, 4), np.uint32)
-    keys = _round_keys(int(state[0]))
+    keys = _round_keys(seed)
+    start = np.uint64(first)
     width = min(blocks, _CHUNK)
     even, odd, product = np.empty((3, 2, width), np.uint64)
     for begin in range(0, blocks, _CHUNK):
         n = min(_CHUNK, blocks - begin)
         e, o, p = even[:, :n], odd[:, :n], product[:, :n]
-        counter = np.arange(n, dtype=np.uint64) + (state[1] + np.uint64(begin))
+        counter = np.arange(n, dtype=np.uint64) + (start + np.uint64(begin))
         e[1] = 0
         o[1] = 0
         np.bitwise_and(counter, _LOW, out=e[0])
@@ -71,7 +88,7 @@ def _random_bits(state: Array, *, shape: Shape) -> Array:
         philox(e, o, keys, p)
         part = out[begin : begin + n]
         part[:, 0], part[:, 1], part[:, 2], part[:, 3] = e[0], o[0], e[1], o[1]
-    return out.reshape(-1)[:size].reshape(shape)
+    return out.reshape(-1)
 
 
 def _random_bits_type(state: TensorType, *, shape: Shape) -> TensorType:

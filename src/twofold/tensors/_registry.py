@@ -149,7 +149,11 @@ def assign(target: Tensor, value: Tensor, op: str = "copy_") -> Tensor:
     Raises: ShapeError if the shapes don't fit; DTypeError if the cast would lose the kind
         (float into int) and `op` is an arithmetic one.
     """
-    kept = value.dtype is target.dtype
+    old, new = target._value, value._value
+    kept = new.dtype is old.dtype
+    if kept and new.shape == old.shape and (op != "copy_" or not value.requires_grad):
+        return write(target, value)
+    kept = kept or value.dtype is target.dtype
     if not kept:
         order = ("bool", "uint", "int", "float", "complex")
         have, want = order.index(value.dtype.kind), order.index(target.dtype.kind)

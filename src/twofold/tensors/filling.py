@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..autodiff.bind import bind
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import DType, as_dtype, bool_, float64, get_default_dtype, int64, scalar_dtype
 from ..ir.errors import DTypeError, ShapeError, TwofoldError
@@ -64,6 +65,10 @@ def _constant(name: str, value: int, what: str, text: str) -> Callable[..., Tens
     def with_size(*args: Any, size: Any = None, **kwargs: Any) -> Tensor:
         if not args and size is None:
             raise ShapeError("no size was given", op=name, hint=f"{name}(()) makes a 0-d tensor")
+        if not kwargs and size is None:
+            return bind(
+                movement.full, (), {"shape": sizes(args, name), "value": value, "dtype": get_default_dtype()}
+            )
         return call(*args, **kwargs) if size is None else call(size, **kwargs)
 
     def like(input: Tensor, *, dtype: Any = None, **kwargs: Any) -> Tensor:

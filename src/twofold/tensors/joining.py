@@ -31,6 +31,9 @@ def _alike(tensors: Any, op: str) -> tuple[Tensor, ...]:
     for i, x in enumerate(tensors):
         if not isinstance(x, Tensor):
             raise DTypeError(f"item {i} is no tensor but {type(x).__name__}", op=op)
+    first = tensors[0]._value.dtype
+    if all(x._value.dtype is first for x in tensors):
+        return tensors
     dtype = tensors[0].dtype
     for x in tensors:
         dtype = promote(dtype, x.dtype)
@@ -78,15 +81,19 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     xs = _alike(tensors, "stack")
     shape = xs[0].shape
     for i, x in enumerate(xs):
-        if x.shape != shape:
+        if x._value.shape != shape:
             raise ShapeError(
                 f"all shapes must be equal, but tensor 0 has shape {shape} and tensor {i} {x.shape}",
                 op="stack",
                 hint="use cat() to join along an existing dimension",
             )
     dim = canonical_dim(dim, len(shape) + 1, op="stack")
-    new = (*shape[:dim], 1, *shape[dim:])
-    return P.concat(*[P.reshape(x, shape=new) for x in xs], dim=dim)
+    if dim == len(shape):
+        new = (*shape, 1)
+        return P.concat(*[P.reshape(x, shape=new) for x in xs], dim=dim)
+    out = P.reshape(P.concat(*xs, dim=dim), shape=(*shape[:dim], len(xs), *shape[dim:]))
+    out._base, out._steps = None, ()  # nobody else has what it is a view of
+    return out
 
 
 @function(method=False)

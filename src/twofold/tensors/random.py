@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from ..autodiff.bind import no_record, write
+from ..autodiff.bind import bind, no_record, write
 from ..autodiff.composite import concrete
-from ..autodiff.handle import Tensor, wrap
+from ..autodiff.handle import Tensor, mode, storage_of, wrap
 from ..ir.dtypes import (
     HALVES,
     DType,
@@ -139,8 +139,12 @@ def draw_bits(shape: Sequence[int], generator: Generator | None = None) -> Tenso
     state = generator.state
     blocks = -(-math.prod(shape) // 4)
     with no_record(), _lock:
-        bits = random_bits(state, shape=tuple(shape))
-        write(state, E.add(state, constant(np.array([0, blocks], np.uint64))))
+        bits = bind(random_bits, (state,), {"shape": tuple(shape)})
+        if mode.tracer is None:
+            state._value[1:] += blocks
+            storage_of(state).version += 1
+        else:
+            write(state, E.add(state, constant(np.array([0, blocks], np.uint64))))
     return bits
 
 
