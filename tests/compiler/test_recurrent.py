@@ -133,6 +133,32 @@ def test_strided_operands_and_results_that_nobody_wants(name):
     assert_close(program(arguments)[0], expected if name == "rnn" else expected[0], CLOSE["float32"])
 
 
+def test_accuracy_of_gates():
+    """With a weight of zeros the gates are functions of the inputs."""
+    rng = np.random.default_rng(0)
+    parts = [rng.uniform(-size, size, 4000) for size in (1e-30, 1e-6, 1e-3, 0.2, 1, 8, 86)]
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 100, -100])
+    payload = np.array([0x7FC00001, 0xFFC12345], np.uint32).view(np.float32)
+    x = np.concatenate([*parts, special, payload]).astype(np.float32)
+    n = len(x)
+    graph = Graph("gates")
+    arrays = [np.repeat(x, 4).reshape(1, n, 4), np.zeros((n, 1)), np.zeros((n, 1)), np.zeros((4, 1))]
+    arrays = [a.astype(np.float32) for a in arrays]
+    outputs = graph.add(PRIMITIVES["lstm"], [graph.add_input(TensorType.of(a)) for a in arrays], {"reverse": False})
+    graph.set_outputs([outputs[2]])
+    (gates,) = Program(graph)(arrays)
+    with np.errstate(all="ignore"):
+        wide = x.astype(np.float64)
+        for got, exact in (
+            (gates[0, :, 0], 1 / (1 + np.exp(-np.maximum(wide, -87)))),
+            (gates[0, :, 2], np.tanh(wide)),
+        ):
+            rounded = exact.astype(np.float32)
+            error = np.abs(got - exact) / np.spacing(np.abs(rounded)).astype(np.float64)
+            assert np.array_equal(np.isnan(got), np.isnan(exact))
+            assert np.nanmax(error) < 2.5, x[np.nanargmax(error)]
+
+
 # --- whole steps ----------------------------------------------------------------------------------
 
 LAYERS = {

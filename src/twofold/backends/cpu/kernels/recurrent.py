@@ -20,7 +20,7 @@ import numpy as np
 
 from ....ir.dtypes import HALVES, DType, float32, float64
 from ....ir.graph import Node, Value
-from .. import registers
+from .. import registers, vgates
 from ..emit import Function, Val, vector
 from ..layout import MOVEMENT, Buffer, View
 from ..step import Step
@@ -28,6 +28,7 @@ from .access import load, store
 from .contract import _transpose_function
 from .tile import bases_of, kernel_function, scratch_of
 
+_GATES = {"sigmoid": vgates.sigmoid, "tanh": vgates.tanh}
 _PRODUCTS = 24  # vectors of a tile, where there are 32 registers
 _CACHED = 1 << 19  # bytes of a weight that a chunk may read again at every time
 
@@ -107,6 +108,8 @@ class _Site:
     def op(self, name: str, *args: Val) -> Val:
         """An element-wise primitive."""
         held = self.kernel.held
+        if held is float32 and name in _GATES:
+            return _GATES[name](self.f, *args)
         return registers.apply(self.f, name, {}, list(args), [held] * len(args), held)
 
     def one_minus(self, v: Val) -> Val:
