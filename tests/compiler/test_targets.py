@@ -78,6 +78,9 @@ def large_pieces():
         [f(2, 5, 9, 9), f(20, 5, 3, 3)],
         {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1},
     )
+    point = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+    yield p["conv"], [f(2, 33, 7, 6), f(37, 33, 3, 3)], point
+    yield p["conv_weight_grad"], [f(2, 33, 6, 6), f(2, 37, 6, 6)], {"kernel_size": (3, 3), **point}
     solid = {"stride": (1, 2, 1), "padding": ((1, 1),) * 3, "dilation": (1, 1, 1), "groups": 1}
     yield p["conv"], [f(2, 5, 4, 7, 9), f(20, 5, 3, 3, 3)], solid
     yield p["conv_weight_grad"], [f(2, 5, 4, 7, 9), f(2, 20, 4, 4, 9)], {"kernel_size": (3, 3, 3), **solid}

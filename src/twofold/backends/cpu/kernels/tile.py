@@ -15,7 +15,7 @@ from ..vmath import MATH
 from .access import base, load, store
 from .scalars import NONE, Scalars
 
-_LIGHT = 10  # element-wise nodes that are written out for every vector of a tile
+_LIGHT = 60  # element-wise nodes on a tile's vectors, all together, that are written out
 _COSTLY = 6  # nodes that a transcendental function counts for
 
 Loop = tuple[Any, int, int]  # times, bytes that A advances, bytes that B advances
@@ -169,11 +169,12 @@ class Epilogue:
     ) -> None:
         """Compute and store a tile, whose rows lie `shifts` away from `index`.
 
-        Long epilogues are a loop over the rows, so that their code stands once per vector.
+        Long epilogues are a loop over the rows, so that their code stands once per column of vectors.
         """
         step = shifts[1] if len(shifts) > 1 else (0, 0, 0)
         even = all(s == tuple([i * d for d in step]) for i, s in enumerate(shifts))
-        if not even or sum(_COSTLY if n.prim.name in MATH else 1 for n in self.inside.values()) <= _LIGHT:
+        length = sum(_COSTLY if n.prim.name in MATH else 1 for n in self.inside.values()) * len(acc)
+        if not even or length <= _LIGHT:
             origins = self.origins(f, bases, index)
             for r, shift in enumerate(shifts):
                 for v, count in enumerate(counts):

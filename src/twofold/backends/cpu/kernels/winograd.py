@@ -172,20 +172,25 @@ class WinogradKernel(ConvKernel):
             )
 
         def channel(source: Val, target: Val, c: Any, columns: int) -> None:
-            for v in range(self.width // self.lanes):
-                count = max(0, min(self.lanes, columns - v * self.lanes))
-                taps = []
-                for i in range(3):
-                    for j in range(3):
-                        at = _tap_offset(f, rows.taps, i, sh) + _tap_offset(f, cols.taps, j, sw)
-                        address = f.at(source, f.mul(f.add(f.mul(c, si), at + v * self.lanes * so), 4))
-                        if count:
-                            taps.append(load(f, address, float32, self.lanes, so, count))
-                        else:
-                            taps.append(f.const(0, vector("float", self.lanes)))
-                for e, value in enumerate(_weight_transform(f, taps)):
-                    place = f.add(f.mul(f.add(c, e * self.inputs), self.width), v * self.lanes)
-                    store(f, value, f.at(target, f.mul(place, 4)), float32, self.lanes)
+            if columns == self.width:
+                f.loop(0, columns, lambda o: part(source, target, c, o, self.lanes), step=self.lanes)
+                return
+            for o in range(0, self.width, self.lanes):
+                part(source, target, c, o, max(0, min(self.lanes, columns - o)))
+
+        def part(source: Val, target: Val, c: Any, o: Any, count: int) -> None:
+            start = f.at(source, f.mul(f.add(f.mul(c, si), f.mul(o, so)), 4))
+            taps = [f.const(0, vector("float", self.lanes))] * 9
+            if count:
+                offsets = [
+                    _tap_offset(f, rows.taps, i, sh) + _tap_offset(f, cols.taps, j, sw)
+                    for i in range(3)
+                    for j in range(3)
+                ]
+                taps = [load(f, f.at(start, 4 * at), float32, self.lanes, so, count) for at in offsets]
+            out = f.at(target, f.mul(f.add(f.mul(c, self.width), o), 4))
+            for e, value in enumerate(_weight_transform(f, taps)):
+                store(f, value, f.at(out, e * self.inputs * self.width * 4), float32, self.lanes)
 
         f.loop(f.args[1], f.args[2], item)
         f.ret()

@@ -245,8 +245,8 @@ class WinogradWeightGradKernel:
             place = f.add(f.mul(f.mul(p, self.width), self.inputs), first)
             target = f.at(bases[out.buffer], f.mul(f.add(f.mul(place, 9), out.offset), 4))
 
-            def channel(c: Any, v: int, count: int) -> None:
-                start = f.at(source, f.mul(f.add(f.mul(c, self.width), v * lanes), 4))
+            def channel(c: Any, o: Any, count: int) -> None:
+                start = f.at(source, f.mul(f.add(f.mul(c, self.width), o), 4))
                 m = []
                 for e in range(16):
                     at = f.at(start, e * self.panels * self.panel_size * 4)
@@ -259,23 +259,26 @@ class WinogradWeightGradKernel:
                     for lane in range(count):
                         store(f, f.extract(value, lane), f.at(to, lane * line + t * 4), float32, 1)
 
+            def columns(o: Any, count: int) -> None:
+                def copy(lane: Any) -> None:
+                    to = f.at(target, f.mul(f.add(o, lane), self.inputs * 36))
+                    fro = f.at(staged, f.mul(lane, line))
+                    if isinstance(rows, int):
+                        copy_bytes(f, to, fro, rows * 36)
+                    else:
+                        f.loop(
+                            0, rows, lambda c: copy_bytes(f, f.at(to, f.mul(c, 36)), f.at(fro, f.mul(c, 36)), 36)
+                        )
+
+                f.loop(0, rows, lambda c: channel(c, o, count))
+                f.loop(0, count, copy)
+
             def with_columns(counts: list[int]) -> None:
+                if sum(counts) == self.width:
+                    f.loop(0, self.width, lambda o: columns(o, lanes), step=lanes)
+                    return
                 for v, count in enumerate(counts):
-                    f.loop(0, rows, lambda c, v=v, count=count: channel(c, v, count))
-
-                    def copy(lane: Any, v: int = v) -> None:
-                        to = f.at(target, f.mul(f.add(lane, v * lanes), self.inputs * 36))
-                        fro = f.at(staged, f.mul(lane, line))
-                        if isinstance(rows, int):
-                            copy_bytes(f, to, fro, rows * 36)
-                        else:
-                            f.loop(
-                                0,
-                                rows,
-                                lambda c: copy_bytes(f, f.at(to, f.mul(c, 36)), f.at(fro, f.mul(c, 36)), 36),
-                            )
-
-                    f.loop(0, count, copy)
+                    columns(v * lanes, count)
 
             self._by_panel(f, p, with_columns)
 
