@@ -22,6 +22,7 @@ from ...ir import config
 from ...ir.graph import Graph, Node, Value
 from ...ir.types import Shape
 from . import registers
+from .vspecial import MOST_DERIVATIVES
 
 REDUCTIONS = frozenset(("sum", "amax", "amin", "prod"))
 
@@ -51,7 +52,7 @@ def is_elementwise(node: Node) -> bool:
         return False
     dtype = node.inputs[-1].dtype
     if name in registers.FLOAT_ONLY:
-        return dtype.is_floating_point and not (name == "pow" and dtype.itemsize == 8)
+        return dtype.is_floating_point and node.params.get("n", 0) <= MOST_DERIVATIVES
     if name in registers.DIVISIONS and not dtype.is_floating_point:
         return _is_nonzero(node.inputs[1])
     return True
@@ -117,8 +118,9 @@ class _Grouper:
         its own before it meets what it belongs to.
         """
         place = {node: i for i, node in enumerate(self.graph.nodes)}
-        for group in list(self.groups):
-            if group.kind != "rows" or group.num_inner:
+        waiting = list(self.groups)
+        for group in waiting:
+            if group.kind != "rows" or group.num_inner or group not in self.groups:
                 continue
             sources = {
                 g.number: g for n in group.nodes for v in n.inputs for g in self._sources(v) if g is not group
@@ -137,6 +139,7 @@ class _Grouper:
                     self.of[node] = other
                 self.groups.remove(group)
                 self._order_again()
+                waiting.append(other)  # as a whole it may belong to one of its own sources
                 break
 
     def _order_again(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...ir.dtypes import DType
 from .emit import Function, Val, element, vector
-from .vtrig import MATH
+from .vspecial import MATH, polygamma_rule
 
 STORED = {
     "bool": "i8", "uint8": "i8", "int8": "i8", "uint16": "i16", "int16": "i16", "uint32": "i32", "int32": "i32",
@@ -327,10 +327,11 @@ RULES: dict[str, Rule] = {
     "nextafter": _nextafter,
     "where": lambda o, c, a, b: o.f.select(c, a, b),
     **{name: _math(name) for name in MATH},
+    "polygamma": lambda o, a: polygamma_rule(o.f, a, o.params["n"]),
 }
 
 # Rules that are written for floating types; integers go to the reference.
-FLOAT_ONLY = frozenset(MATH) | {"div", "sqrt", "rsqrt", "copysign"}
+FLOAT_ONLY = frozenset(MATH) | {"polygamma", "div", "sqrt", "rsqrt", "copysign"}
 
 # Of integers these stop the process at a zero divisor; they are computed here if it is known to have none.
 DIVISIONS = frozenset(("floor_divide", "remainder", "fmod"))

@@ -195,15 +195,15 @@ def _in_double(fn: Callable[[Function, Val, bool], Val], most: float = 0.0) -> C
     return call
 
 
-def _pow(f: Function, x: Val, y: Val) -> Val:
-    """exp(y log|x|), with the sign of an odd power; IEEE 754's special cases."""
+def _pow(f: Function, x: Val, y: Val, power: Callable[[Function, Val, Val, bool], Val]) -> Val:
+    """`power(|x|, y)` with the sign of an odd power; IEEE 754's special cases."""
     e, _ = element(x.ty)
     exact = e == "double"
     a, b = (x, y) if exact else (f.convert("fpext", x, "double"), f.convert("fpext", y, "double"))
     ty = a.ty
     zero, one, inf = f.const(0.0, ty), f.const(1.0, ty), f.const(math.inf, ty)
     size = _fabs(f, a)
-    r = _exp(f, f.op("fmul", b, _log(f, size, exact)), exact)
+    r = power(f, size, b, exact)
     whole = f.fcmp("oeq", f.intrinsic("floor", [b]), b)
     half = f.op("fmul", b, f.const(0.5, ty))
     odd = f.op("and", whole, f.fcmp("one", f.intrinsic("floor", [half]), half))
@@ -218,8 +218,7 @@ def _pow(f: Function, x: Val, y: Val) -> Val:
     return r if exact else f.convert("fptrunc", r, "float")
 
 
-# In order of use in models. Of float64, pow has an error that grows with |y log x|, so it stays
-# with the reference there; see `supports`.
+# In order of use in models.
 MATH: dict[str, Callable[..., Val]] = {
     "exp": _in_double(lambda f, x, exact: _exp(f, x, True) if exact else _power_of_e(f, x, 1), _FAR),
     "log": _in_double(_log),
@@ -228,5 +227,4 @@ MATH: dict[str, Callable[..., Val]] = {
     "erf": _in_double(_erf),
     "expm1": _in_double(_expm1),
     "log1p": _in_double(_log1p),
-    "pow": _pow,
 }

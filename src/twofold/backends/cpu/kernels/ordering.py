@@ -246,7 +246,8 @@ def _searchsorted(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     else:
         row = View(row.buffer, asked.shape, (0,) * len(asked.shape), row.offset)
     sizes, walks = merge(asked.shape, [row.strides, asked.strides, out.strides])
-    sizes, walks = (sizes, walks) if sizes else ((1,), [(0,)] * 3)
+    if not sizes:
+        sizes, walks = (1,), [(0,)] * 3
     f = kernel_function(lowering.module, symbol)
     views, size = [row, asked, out], dtype.itemsize
     bases = bases_of(f, [v.buffer for v in views])
