@@ -251,3 +251,20 @@ def test_the_first_nan_is_found_in_compiled_code():
         f(x)
     assert "return net(x).sqrt().sum()" in str(info.value)
     assert np.isnan(f(x).item()), "without it the call goes through"
+
+
+def test_the_first_nan_in_the_backward_of_a_compiled_function():
+    @tw.compile
+    def distance(a, b):
+        d = (a - b).square().sum(1)
+        return d.sqrt().mean()
+
+    a = tw.ones(2, 3, requires_grad=True)
+    for _ in range(2):
+        with tw.debug.detect_anomaly(), pytest.raises(tw.AutogradError, match="the derivative of 'mul'") as info:
+            distance(a, tw.ones(2, 3)).backward()
+        assert "d = (a - b).square().sum(1)" in str(info.value) and "of inf" in str(info.value)
+    assert a.grad is None
+    with tw.debug.detect_anomaly():
+        distance(a, tw.zeros(2, 3)).backward()
+    assert a.grad is not None and not a.grad.isnan().any()

@@ -21,6 +21,7 @@ from ..backends.cpu.program import Program
 from ..ir.errors import user_location
 from ..ir.graph import Graph
 from ..ir.types import TensorType
+from .anomaly import first_nan, has_nan
 
 
 class Backward:
@@ -98,8 +99,13 @@ class CompiledNode(Node):
                 np.zeros(t.shape, t.dtype.numpy) if g is None else g._value
                 for g, t in zip(grads, how.types, strict=True)
             ]
-            results = [wrap(a) for a in how.program([*[self.arrays[i] for i in how.saved], *seeds])]
+            found = how.program([*[self.arrays[i] for i in how.saved], *seeds])
             how.program.forget()
+            if tape.check_nan and any(map(has_nan, found)):
+                error = first_nan(how.graph, [*[self.arrays[i] for i in how.given], *seeds])
+                if error is not None:
+                    raise error
+            results = [wrap(a) for a in found]
         return [g if arrived & reached else None for g, reached in zip(results, how.reached, strict=True)]
 
     def _replay(self, grads: list[Any]) -> list[Tensor]:
