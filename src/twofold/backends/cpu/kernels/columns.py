@@ -23,6 +23,7 @@ from .rows import _REDUCE
 from .scalars import NONE, Scalars
 
 _MOST_BLOCKS = 16
+_MOST_VECTORS = 4  # side by side: a row that is read in long pieces comes from memory three times as fast
 _LONG = 256  # rows from which a reduction is cut
 
 
@@ -69,7 +70,7 @@ class ColumnsKernel:
         self.reduced_strides = {v: s or (0,) for v, s in zip(values, reduced_strides, strict=True)}
         self.outputs = outputs
         self.columns = self.kept[-1]
-        self.vectors = 2 if self.columns > lanes else 1
+        self.vectors = min(_MOST_VECTORS, -(-self.columns // lanes))
         self.tile = lanes * self.vectors
         self.panels = -(-self.columns // self.tile)
         rows = math.prod(self.reduced)
