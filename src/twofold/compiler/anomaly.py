@@ -6,12 +6,11 @@ graph is run again on the same values, node by node on the reference, to find th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..backends.cpu.program import Program
 from ..ir.errors import AutogradError
 from ..ir.evaluate import evaluate
 from ..ir.graph import Graph, Node, Value
@@ -20,7 +19,9 @@ from ..ir.text import scope_path
 Array = np.ndarray[Any, Any]
 
 
-def run_checked(program: Program, graph: Graph, arrays: Sequence[Array], fixed: Sequence[Array]) -> list[Any]:
+def run_checked(
+    program: Callable[..., list[Any]], graph: Graph, arrays: Sequence[Array], fixed: Sequence[Array]
+) -> list[Any]:
     """Run a program on `arrays` and `fixed`.
 
     Args:

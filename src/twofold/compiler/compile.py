@@ -22,6 +22,7 @@ from .pipeline import PASSES, optimize
 from .run import trace_call
 from .specialize import Specialization, specialize
 from .trace import Slot
+from .tree import EAGER, Again, Always, Growth, Tree
 
 _MANY_RETRACES = 8
 # Programs that are kept; the one that was used longest ago goes first. Where every call is another, as
@@ -41,7 +42,7 @@ class Compiled:
         functools.update_wrapper(self, fn, updated=())
         self.fn = fn
         self.fullgraph = fullgraph
-        self.specializations: dict[Any, list[tuple[Any, Specialization | None]]] = {}
+        self.specializations: dict[Any, list[tuple[Any, Specialization | Tree | None]]] = {}
         self.reasons: list[str] = []
         self._plain: dict[Any, tuple[Any, Specialization]] = {}  # for tensors alone, by what is quickly looked at
         self._lock = threading.RLock()  # a trace borrows the tensors from outside
@@ -63,19 +64,27 @@ class Compiled:
             key = (tree, context(), tuple([signature(x) for x in leaves]))
             known = self.specializations[key] = self.specializations.pop(key, [])  # the last used is last
             found = next((entry for entry in known if entry[0].holds()), None)
+            growth = None
             if found is None:
-                found = self._specialize(known, key, args, kwargs)
+                found, growth = self._specialize(known, key, args, kwargs, tensors)
             elif found is not known[-1]:
                 known.remove(found)
                 known.append(found)
             program = found[1]
-            if program is not None and not program.shares(tensors):
+            if isinstance(program, Tree):
+                result = program.run(tensors, args, kwargs) if growth is None else program.finish(growth)
+                if result is not EAGER:
+                    return result
+            elif program is not None and not program.shares(tensors):
                 if quick is not None:
                     self._plain[quick] = found  # type: ignore[assignment]
                 return program.run(tensors)
         return self.fn(*args, **kwargs)
 
-    def _specialize(self, known: list[Any], key: Any, args: Any, kwargs: Any) -> tuple[Any, Specialization | None]:
+    def _specialize(
+        self, known: list[Any], key: Any, args: Any, kwargs: Any, tensors: list[Tensor]
+    ) -> tuple[Any, Growth | None]:
+        """Trace the code and compile it; if it asks for values, there comes back a call that is to be finished."""
         name = getattr(self.fn, "__name__", type(self.fn).__name__)
         self.reasons.append(self._reason(known, key))
         explain(f"compiling {name}, number {len(self.reasons)}: {self.reasons[-1]}\n  at: {user_location()}")
@@ -85,7 +94,8 @@ class Compiled:
                 TwofoldWarning,
                 stacklevel=4,
             )
-        entry: tuple[Any, Specialization | None]
+        entry: tuple[Any, Any]
+        tree, growth = Tree(self.fn, asks=not self.fullgraph), None
         try:
             odd = unseen(key[2])
             if odd is not None:
@@ -94,14 +104,19 @@ class Compiled:
                     hint="pass a tensor, a tuple, or an object that can be hashed",
                 )
             with recording.span("trace", name):
-                traced = trace_call(self.fn, args, kwargs, derivative=True)
+                growth = tree.trace(tensors, args, kwargs)
         except TraceError as e:
             if self.fullgraph:
                 raise
             warnings.warn(f"{self!r} runs eagerly, because it can't be traced: {e}", TwofoldWarning, stacklevel=4)
-            entry = _Always(), None
+            entry = Always(), None
+        except Again:
+            return (Always(), None), None
         else:
-            if traced.derivative is not None and traced.derivative.error is not None:
+            traced = growth.result
+            if growth.path:
+                entry = tree, tree
+            elif traced.derivative is not None and traced.derivative.error is not None:
                 entry = traced.guard, None  # eager code raises the error where it is due
             else:
                 with recording.span("compile", name):
@@ -112,7 +127,7 @@ class Compiled:
         if len(self.specializations) > _SIGNATURES:
             del self.specializations[next(iter(self.specializations))]
             self._plain.clear()
-        return entry
+        return entry, growth if entry[1] is tree else None
 
     def _reason(self, known: list[Any], key: Any) -> str:
         if known:
@@ -137,8 +152,10 @@ class Compiled:
         self._lock = threading.RLock()
 
     def explain(self) -> str:
-        """Why each specialization was made, a line each."""
-        return "\n".join(f"{i + 1}. {reason}" for i, reason in enumerate(self.reasons))
+        """Why each specialization was made, a line each; then the trees of those that ask for values."""
+        lines = [f"{i + 1}. {reason}" for i, reason in enumerate(self.reasons)]
+        trees = [s for known in self.specializations.values() for _, s in known if isinstance(s, Tree)]
+        return "\n".join(lines + [f"   {line}" for tree in trees for line in tree.lines()])
 
     def lower(self, *args: Any, **kwargs: Any) -> Program:
         """The program for these arguments, without running it: print its graph, kernels, assembly."""
@@ -152,11 +169,6 @@ class Compiled:
 
     def __repr__(self) -> str:
         return f"compiled {getattr(self.fn, '__qualname__', type(self.fn).__name__)}"
-
-
-class _Always:
-    def holds(self) -> bool:
-        return True
 
 
 def _quick_key(args: tuple[Any, ...]) -> Any:

@@ -52,10 +52,10 @@ def partition(
     """
     split = len(graph.inputs) - num_seeds
     inputs, seeds = graph.inputs[:split], graph.inputs[split:]
-    ahead = _ancestors(graph.outputs[:num_outputs])
-    behind = _ancestors(graph.outputs[num_outputs:]) - ahead
+    ahead = ancestors(graph.outputs[:num_outputs])
+    behind = ancestors(graph.outputs[num_outputs:]) - ahead
     results = {v: k for k, v in reversed(list(enumerate(graph.outputs[:num_results])))}
-    saved, again = _choose(graph, ahead, behind, set(seeds), results, graph.outputs[num_outputs:])
+    saved, again = choose(graph, ahead, behind, set(seeds), results, graph.outputs[num_outputs:])
 
     outputs = list(graph.outputs[:num_outputs])
     places = {v: i for i, v in enumerate(inputs)}
@@ -86,7 +86,7 @@ def extract(
             values[v] = new.constant(graph.constants[v], v.dtype, v.name)
         return values[v]
 
-    nodes = _ancestors(outputs, set(inputs)) if nodes is None else nodes
+    nodes = ancestors(outputs, set(inputs)) if nodes is None else nodes
     for node in graph.nodes:
         if node in nodes:
             outs = new.add(node.prim, [of(v) for v in node.inputs], node.params, node.location, node.scope)
@@ -96,7 +96,7 @@ def extract(
     return new
 
 
-def _ancestors(values: Iterable[Value], stop: set[Value] | None = None) -> set[Node]:
+def ancestors(values: Iterable[Value], stop: set[Value] | None = None) -> set[Node]:
     found: set[Node] = set()
     stack = [v for v in values if stop is None or v not in stop]
     while stack:
@@ -107,7 +107,7 @@ def _ancestors(values: Iterable[Value], stop: set[Value] | None = None) -> set[N
     return found
 
 
-def _choose(
+def choose(
     graph: Graph,
     ahead: set[Node],
     behind: set[Node],

@@ -29,7 +29,8 @@ class Specialization:
     """One traced and compiled form of a function: for given types, settings and structure.
 
     Attributes:
-        program: takes the arguments, then gradients that are read, then the other state.
+        program: takes the arguments, then gradients that are read, then what programs before it made,
+            then the other state.
     """
 
     def __init__(self, traced: Trace):
@@ -46,7 +47,7 @@ class Specialization:
 
     def _sort_updates(self, traced: Trace) -> None:
         """What is written: into arguments, into state (both in place), and gradients, which are set."""
-        first = traced.num_args + len(self._grads)
+        first = traced.num_args + len(self._grads) + traced.num_found + traced.num_carried
         position = {id(handle): first + i for i, handle in enumerate(self._handles)}
         self.updates: dict[int, int] = {}  # number of an output -> number of the input that it goes to
         self._written: list[int] = []
@@ -69,17 +70,22 @@ class Specialization:
                 self._written_state.append(target.handle)
 
     def _compile(self, traced: Trace) -> Program:
-        graph, history = run_passes(traced.graph)
+        graph, history = run_passes(traced.rest)
         return introduce(Program(graph, self.updates), history)
 
-    def run(self, tensors: Sequence[Tensor]) -> Any:
-        """Call the program on the arguments' tensors; state is read from and written to its place."""
-        outputs = self._call([x._value for x in tensors])
+    def run(self, tensors: Sequence[Tensor], made: Sequence[Any] = (), result: Trace | None = None) -> Any:
+        """Call the program on the arguments' tensors; state is read from and written to its place.
+
+        Args:
+            made: the arrays that programs before it made.
+            result: whose results to give; those of its own trace by default.
+        """
+        outputs = self._call([x._value for x in tensors], made)
         if self._changes_arguments:
             self._change(tensors, outputs)
-        if self.gives_one:
+        if self.gives_one and result is None:
             return wrap(outputs[0])
-        return self.trace.rebuild([wrap(outputs[k]) for k in range(self.num_results)], tensors)
+        return (result or self.trace).rebuild([wrap(outputs[k]) for k in range(self.num_results)], tensors)
 
     def _change(self, tensors: Sequence[Tensor], outputs: list[Any]) -> None:
         """What a call leaves on its arguments."""
@@ -90,17 +96,18 @@ class Specialization:
         for k, i in self._given_grads:
             tensors[i]._grad = wrap(outputs[k])
 
-    def _call(self, arrays: list[Any]) -> list[Any]:
+    def _call(self, arrays: list[Any], made: Sequence[Any]) -> list[Any]:
         """Run on the arguments' arrays, and note the changes of state."""
         if self._changes != Settings.changes:
             self._look()
         if self._grads:
             arrays.extend([slot.read() for slot in self._grads])
+        arrays.extend(made)
         if not self._refilled:
             for _, handle in self._set:
                 handle._grad = None  # so that the program may use its memory again
         if tape.check_nan:
-            outputs = run_checked(self.program, self.trace.graph, arrays, self._fixed)
+            outputs = self._run_checked(arrays)
         else:
             outputs = self.program(arrays, self._fixed)
         for storage in self._storages:
@@ -113,6 +120,17 @@ class Specialization:
         for slot in self.trace.cleared:
             slot.write(None)
         return outputs
+
+    def _run_checked(self, arrays: list[Any]) -> list[Any]:
+        """Run and look for NaNs, also in what was carried: that is made anew, and no input of the whole graph."""
+        traced = self.trace
+        first = traced.num_args + len(self._grads) + traced.num_found
+        carried = arrays[first : first + traced.num_carried]
+
+        def program(arrays: Sequence[Any], fixed: Sequence[Any]) -> list[Any]:
+            return self.program([*arrays, *carried], fixed)
+
+        return run_checked(program if carried else self.program, traced.graph, arrays[:first], self._fixed)
 
     def shares(self, tensors: Sequence[Tensor]) -> bool:
         """Whether memory is written that is also an argument, or another one; programs take it to be apart.
@@ -163,13 +181,14 @@ class Differentiable(Specialization):
         num_outputs = len(graph.outputs) - len(d.values)
         num_inputs = len(graph.inputs) - len(d.seeds)
         written = set(self.updates.values())
-        optimized, history = run_passes(graph)
+        optimized, history = run_passes(traced.rest)
         parts = partition(optimized, num_outputs, traced.num_results, len(d.seeds), written)
-        whole = extract(graph, graph.inputs, d.values)
+        whole = extract(graph, graph.inputs, graph.outputs[num_outputs:])
         used = {v for node in whole.nodes for v in node.inputs} | set(whole.outputs)
         given = [i for i in range(num_inputs) if whole.inputs[i] in used]
+        first = traced.num_args + len(self._grads) + traced.num_found  # what was carried comes then
         sources = list(parts.sources)
-        for i in given:
+        for i in [i if i < first else i + traced.num_carried for i in given]:
             if i not in written:
                 sources.append(("input", i))
             else:
@@ -194,27 +213,30 @@ class Differentiable(Specialization):
         return introduce(Program(parts.forward, self.updates), history)
 
     def _input_of(self, handle: Tensor, traced: Trace) -> int:
-        return traced.num_args + len(self._grads) + next(i for i, h in enumerate(self._handles) if h is handle)
+        first = traced.num_args + len(self._grads) + traced.num_found
+        return first + next(i for i, h in enumerate(self._handles) if h is handle)
 
-    def run(self, tensors: Sequence[Tensor]) -> Any:
+    def run(self, tensors: Sequence[Tensor], made: Sequence[Any] = (), result: Trace | None = None) -> Any:
         """Call the forward program, and put the call on the tape."""
         rebased = [tensors[t] if isinstance(t, int) else t.handle for t in self._rebased]
         for t in rebased:
             require_writable(t)
         edges = [_edge(tensors[w] if isinstance(w, int) else w) for w in self.derivative.wanted]
         arrays = [x._value for x in tensors]
-        outputs = self._call(arrays)
+        outputs = self._call(arrays, made)
         self._change(tensors, outputs)
-        made = [wrap(outputs[k]) for k in range(self.num_results)]
-        node = self._record(tensors, arrays, outputs, made, edges)
+        results = [wrap(outputs[k]) for k in range(self.num_results)]
+        node = self._record(tensors, arrays, outputs, results, edges)
         for i, k in enumerate(self._roots):
-            t = made[k]
+            t = results[k]
             t._requires_grad, t._node, t._index = True, node, i
         for i, t in enumerate(rebased, len(self._roots)):
             new = wrap(t._value)
             new._requires_grad, new._node, new._index = True, node, i
             rebase_history(t, new)
-        return made[0] if self.gives_one else self.trace.rebuild(made, tensors)
+        if self.gives_one and result is None:
+            return results[0]
+        return (result or self.trace).rebuild(results, tensors)
 
     def _record(
         self, tensors: Sequence[Tensor], arrays: list[Any], outputs: list[Any], made: list[Tensor], edges: list[Any]
@@ -226,8 +248,11 @@ class Differentiable(Specialization):
             t: Any
             if i < len(tensors):
                 t, array = tensors[i], arrays[i]
-            elif i < first:
+            elif i < len(tensors) + len(self._grads):
                 t, array = self._grads[i - len(tensors)].handle._grad, arrays[i]
+            elif i < first:  # nobody else has it
+                saved.append(arrays[i])
+                continue
             else:
                 t, array = self._handles[i - first], self._fixed[i - first]
             storage = storage_of(t)

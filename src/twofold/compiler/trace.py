@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,6 +63,8 @@ class Tracer:
     like any tensor from outside: they become inputs of the inner graph.
     """
 
+    asks = False  # whether it has answers where the code asks for values
+
     def __init__(self, name: str = "graph", entries: bool = False):
         self.graph = Graph(name)
         self.entries = entries  # whether the history of tensors from outside is cut off
@@ -92,13 +95,17 @@ class Tracer:
                 hint="use a form of fixed shape, e.g. where(mask, x, 0) instead of x[mask]",
             )
         dtype = next((t.dtype for t in reversed(inputs) if isinstance(t, Tensor)), None)
-        values = [self.value_of(t) if isinstance(t, Tensor) else self.graph.constant(t, dtype) for t in inputs]
+        values = [self.value_of(t) if isinstance(t, Tensor) else self.number(t, dtype) for t in inputs]
         location, scope = None, tuple(self.scopes)
         if self.origin is not None:
             location = self.origin.location
             scope = (*getattr(location, "scope", scope), (f"{self.origin.name}_backward", 0))
         outs = self.graph.add(p, tuple(values), params, location=location or user_location(), scope=scope)
         return outs if p.multiple else outs[0]
+
+    def number(self, x: Any, dtype: Any) -> Value:
+        """A Python number among the operands."""
+        return self.graph.constant(x, dtype)
 
     def write(self, t: Tensor, new: Tensor) -> None:
         """A write to `t`: its root gets a new Value. The caller counts the version up."""
@@ -170,6 +177,10 @@ class Tracer:
             hint="use tensor operations instead (where, twofold.cond, twofold.while_loop), "
             "or do this outside the traced function",
         )
+
+    def met(self) -> Met:
+        """How much of the world the code has used."""
+        return Met(len(self.objects), len(self.grads), len(self.roots), len(self.views))
 
     def owners(self) -> dict[int, Tensor]:
         """Gradients that were there before -> their tensors; by id."""
@@ -277,17 +288,28 @@ class Tracer:
             restore()
 
 
+class Met(NamedTuple):
+    """How many objects, gradients, tensors and views from outside a trace has met."""
+
+    objects: int
+    grads: int
+    roots: int
+    views: int
+
+
 class Guard:
-    """What a trace took for granted besides its arguments' types.
+    """What a trace, or its part until it had `met` so much, took for granted besides its arguments' types.
 
     The plain attributes of the modules and optimizers that took part, whether the gradients that
     were read were there, and of the tensors from outside whether they require one, and their hooks.
     """
 
-    def __init__(self, tracer: Tracer):
-        self.objects = [(obj, obj._settings()) for obj in tracer.objects.values()]
-        self.grads = [(t, grad is None) for t, grad, is_read in tracer.grads.values() if is_read]
-        handles = [root.handle for root in tracer.roots.values()] + [view for view, _, _ in tracer.views.values()]
+    def __init__(self, tracer: Tracer, met: Met | None = None):
+        objects, grads, roots, views = met or tracer.met()
+        self.objects = [(obj, obj._settings()) for obj in islice(tracer.objects.values(), objects)]
+        self.grads = [(t, grad is None) for t, grad, is_read in islice(tracer.grads.values(), grads) if is_read]
+        handles = [root.handle for root in islice(tracer.roots.values(), roots)]
+        handles += [view for view, _, _ in islice(tracer.views.values(), views)]
         self.tensors = [(t, _tensor_settings(t)) for t in handles]
         self.bases = [t._base for t in handles]  # alive, so that none of another's is taken for it
         self.changes = Settings.changes
@@ -376,6 +398,7 @@ class Trace:
             result's tensors, then the updates.
         state: slots read by the graph, in the order of its inputs.
         updates: slots written back, in the order of its outputs.
+        num_found: how many inputs, after the gradients, are results of unforeseeable shape.
 
     Calling it interprets the graph with the reference backend and puts the updates in place.
     """
@@ -401,6 +424,8 @@ class Trace:
         self.updates = updates  # an int is the number of an argument that was written in place
         self.cleared = cleared  # gradients that are None afterwards
         self.derivative = derivative
+        self.rest = tracer.graph  # what is left of it after the programs that make `num_carried` of its inputs
+        self.num_found, self.num_carried = len(tracer.found), 0
         self.num_results = num_results
         self.num_args = sum(s is TENSOR for s in statics)
         self._args_tree, self._statics = args_tree, statics

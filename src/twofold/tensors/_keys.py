@@ -25,6 +25,8 @@ from ..ir.dtypes import bool_, int64, uint8
 from ..ir.errors import DTypeError, OutOfBoundsError, ShapeError, TraceError
 from ..ir.types import Shape
 from ..primitives import elementwise as E
+from ..primitives import movement as M
+from ..primitives.index import nonzero
 
 _BOOLS = (bool, np.bool_)
 _FULL = slice(None)
@@ -201,10 +203,22 @@ def _place(out: Plan, found: list[tuple[int, Tensor]]) -> None:
 
 def indices_of_mask(mask: Tensor) -> list[Tensor]:
     """Index tensors of the places where `mask` is True, one per dimension (one for a 0-d mask)."""
+    if mode.tracer is not None and mode.tracer.asks:
+        return places_of(mask)
     array = array_of(mask, "index", MASK_HINT)
     if array.ndim == 0:
         return [wrap(np.zeros(int(array), np.int64))]
     return [wrap(i) for i in np.nonzero(array)]
+
+
+def places_of(mask: Tensor) -> list[Tensor]:
+    """As `indices_of_mask`, by operations, in a trace that can ask how many there are."""
+    if mask.ndim == 0:
+        mask = M.reshape(mask, shape=(1,))
+    places = nonzero(mask)
+    n = places.shape[0]
+    cut = [M.slice(places, start=(0, d), stop=(n, d + 1), step=(1, 1)) for d in range(mask.ndim)]
+    return [M.reshape(column, shape=(n,)) for column in cut]
 
 
 def check_mask(mask: Tensor, shape: Shape, dim: int) -> None:

@@ -243,7 +243,7 @@ def _write_mask(x: Tensor, mask: Tensor, dim: int, v: Tensor) -> None:
         if spread is not None:
             write(x, E.where(_over(mask, dim, x.ndim), spread, x))
             return
-        if mode.tracer is not None:
+        if mode.tracer is not None and not mode.tracer.asks:
             raise TraceError(
                 f"a value of shape {v.shape} is written to the places of a mask, and how many there are depends "
                 "on values, which a graph can't express",
@@ -367,8 +367,13 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """
     _bool_mask(mask, "masked_select")
     shape = broadcast_shapes(input.shape, mask.shape, op="masked_select")
-    array = np.broadcast_to(array_of(mask, "masked_select", MASK_HINT), shape)
     input = M.expand(input, shape=shape)
+    if mode.tracer is not None and mode.tracer.asks:
+        mask = M.expand(mask, shape=shape)
+        if not shape:
+            input, mask = M.reshape(input, shape=(1,)), M.reshape(mask, shape=(1,))
+        return I.index(input, *indices_of_mask(mask), dims=tuple(range(mask.ndim)))
+    array = np.broadcast_to(array_of(mask, "masked_select", MASK_HINT), shape)
     if not shape:
         input, array = M.reshape(input, shape=(1,)), array.reshape(1)
     return I.index(input, *[wrap(i) for i in np.nonzero(array)], dims=tuple(range(array.ndim)))
@@ -419,6 +424,8 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     tensor([[1],
             [2]])
     """
+    if mode.tracer is not None and mode.tracer.asks:
+        return tuple(indices_of_mask(input)) if as_tuple else I.nonzero(input)
     array = array_of(input, "nonzero", "use where(condition, x, y), which keeps the shape")
     if not as_tuple:
         return I.nonzero(input)

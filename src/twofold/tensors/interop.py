@@ -44,21 +44,24 @@ def concrete(t: Tensor, why: str = "its value") -> Array:
 
 
 def _single(t: Tensor, why: str) -> Any:
-    array = concrete(t, why)
-    if array.size != 1:
+    size = t.type_.size
+    if size != 1:
+        if mode.tracer is None:
+            concrete(t, why)  # raises if it was left over by a trace
         raise ShapeError(
-            f"a tensor with {array.size} elements (shape {t.shape}) can't be converted to one number",
+            f"a tensor with {size} elements (shape {t.shape}) can't be converted to one number",
             op=why,
             hint="reduce or index it first, or use tolist()",
         )
-    return array.item()
+    return concrete(t, why).item()
 
 
 @function(module=False)
 def item(self: Tensor) -> Any:
     """The only element as a Python number.
 
-    Raises: ShapeError when there is not exactly one; TraceError while tracing.
+    In a compiled function the code goes on by the number; see `twofold.compile`.
+    Raises: ShapeError when there is not exactly one; TraceError in `twofold.trace`.
 
     >>> import twofold as tw
     >>> tw.tensor([2.5]).item()
@@ -117,7 +120,7 @@ def _index(self: Tensor) -> int:
 
 @function(name="__format__", module=False)
 def _format(self: Tensor, spec: str) -> str:
-    if self.shape == () and mode.tracer is None:
+    if self.shape == () and (mode.tracer is None or (spec and mode.tracer.asks)):
         return format(_single(self, "format()"), spec)
     return object.__format__(self, spec)
 
