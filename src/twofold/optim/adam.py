@@ -80,8 +80,9 @@ class Adam(Optimizer):
             square = store(state["max_exp_avg_sq"], maximum(read(state["max_exp_avg_sq"], dtype), square))
         correction1 = _betas.bias_correction(step, group, _betas.log1, dtype)
         correction2 = sqrt(_betas.bias_correction(step, group, _betas.log2, dtype))
-        divisor = sqrt(square) / correction2 + group.twin("eps", dtype)
-        store(p, value - mean * (lr / correction1) / divisor)
+        # numerator and divisor times `correction2`, which saves a division per element
+        divisor = sqrt(square) + group.twin("eps", dtype) * correction2
+        store(p, value - mean * (lr * correction2 / correction1) / divisor)
 
 
 def decayed(value: Tensor, grad: Tensor, lr: Tensor, group: ParamGroup, dtype: DType) -> tuple[Tensor, Tensor]:
