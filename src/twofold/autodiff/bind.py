@@ -7,6 +7,7 @@ is *recorded* on the tape. `write` is the same for in-place changes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def bind(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
     tracer = mode.tracer
     if tracer is None:
         try:
-            run = p.run or _first_run(p)
+            run = p.run or runner_of(p)
             result = run(*values, **params) if params else run(*values)
         except Exception as e:
             raise complaint(p, values, params, e) from e.__cause__
@@ -49,7 +50,11 @@ def bind(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
     out._value = result
     if p.view:
         steps = ((p, params),)
-        if _shared(result, values[0]) if tracer is None else tracer.is_view(p, inputs[0], params):
+        if tracer is not None:
+            viewed = tracer.is_view(p, inputs[0], params)
+        else:
+            viewed = result.base is values[0] or _shared(result, values[0])
+        if viewed:
             _link(inputs[0], steps, out)
         if tracked and mode.grad:
             record_view(inputs[0], steps, out)
@@ -62,17 +67,19 @@ _new = object.__new__
 _ndarray = np.ndarray
 
 
-def _first_run(p: Primitive) -> Any:
-    p.run = runner(p)
+def runner_of(p: Primitive) -> Callable[..., Any]:
+    """`p.run`, found now if nobody has used it yet: see Note [Eager evaluation] in ir/evaluate.py."""
+    if p.run is None:
+        p.run = runner(p)
     return p.run
 
 
 def _shared(value: Any, base: Any) -> bool:
     """Whether the result of a view operation is a view: a reshape may have been a copy."""
     owner = value.base
-    if owner is base or (owner is not None and owner is base.base):
+    if value is base or (owner is not None and owner is base.base):
         return True
-    return value is base or not value.size or np.may_share_memory(value, base)
+    return not value.size or np.may_share_memory(value, base)
 
 
 def _link(base: Tensor, steps: tuple[Any, ...], out: Tensor) -> None:
@@ -162,6 +169,9 @@ def record(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any], outs: 
         i += 1  # noqa: SIM113
     outputs = [(out._value, (s := storage_of(out)), s.version) for out in outs] if needs_y else None
     node = Node(p, params, edges, saved, versions, types, outputs)
+    if len(outs) == 1:
+        out._node = node
+        return
     for i, out in enumerate(outs):
         if out._requires_grad:
             out._node = node

@@ -48,25 +48,27 @@ def runner(p: Primitive) -> Callable[..., Any]:
     numpy, rule, accepted = p.numpy, p.type_rule, set[Any]()
 
     def run(*values: Any, **params: Any) -> Any:
+        key: list[Any] = [*params, *params.values()]
+        for v in values:
+            if isinstance(v, _ndarray):
+                key.append(v.dtype)
+                key += v.shape
+            else:
+                key.append(v.__class__)
         try:
-            key = (*[_kind(v) for v in values], *params, *params.values(), *map(type, params.values()))
-            known = key in accepted
+            known = tuple(key) in accepted
         except TypeError:  # a param that can't be hashed
-            key, known = None, False
+            known, key = False, []
         if not known:
             rule(*value_types(values), **params)
-            if key is not None and len(accepted) < _REMEMBERED:
-                accepted.add(key)
+            if key and len(accepted) < _REMEMBERED:
+                accepted.add(tuple(key))
         return numpy(*values, **params)
 
     return run
 
 
 _REMEMBERED = 1 << 12  # types for each primitive, which are a few in nearly all programs
-
-
-def _kind(v: Any) -> Any:
-    return (v.shape, v.dtype) if isinstance(v, _ndarray) else v.__class__
 
 
 def complaint(p: Primitive, values: list[Any], params: dict[str, Any], error: Exception) -> Exception:

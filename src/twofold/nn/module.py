@@ -71,8 +71,15 @@ class Module:
     # Calling ------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._compiled is not None and mode.tracer is None:
-            return self._compiled(*args, **kwargs)
+        if mode.tracer is None:
+            if self._compiled is not None:
+                return self._compiled(*args, **kwargs)
+            if self._hooks is None and not _global_hooks and not _global_pre_hooks:  # nearly always
+                try:
+                    return self.forward(*args, **kwargs) if kwargs else self.forward(*args)
+                except TwofoldError as error:
+                    _add_layer(error, self)
+                    raise
         return self._call_now(*args, **kwargs)
 
     def _call_now(self, *args: Any, **kwargs: Any) -> Any:

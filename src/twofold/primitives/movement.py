@@ -141,9 +141,10 @@ def _reshape_type(x: TensorType, *, shape: Shape) -> TensorType:
 
 
 def _reshape(x: Array, *, shape: Shape) -> Array:
-    if shape and min(shape) < 0:
-        raise ValueError  # NumPy would take -1 as "the rest"
-    return x.reshape(shape)
+    out = x.reshape(shape)
+    if out.shape != shape:
+        raise ValueError  # NumPy took -1 as "the rest"
+    return out
 
 
 def _reshape_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]:
@@ -497,6 +498,16 @@ def _concat_type(*xs: TensorType, dim: int) -> TensorType:
     return first.with_shape(shape)
 
 
+def _concat(*xs: Array, dim: int) -> Array:
+    dtype = xs[0].dtype
+    for x in xs:
+        if x.dtype is not dtype:
+            raise TypeError  # NumPy would promote
+    if dim < 0:
+        raise ValueError  # NumPy would count from the end
+    return np.concatenate(xs, axis=dim)
+
+
 def _concat_vjp(g: Any, y: Any, *xs: Any, dim: int) -> list[Any]:
     out, at = [], 0
     for x in xs:
@@ -515,10 +526,11 @@ def _concat_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]:
 concat: Primitive = Primitive(
     "concat",
     type_rule=_concat_type,
-    numpy=lambda *xs, dim: np.concatenate(xs, axis=dim),
+    numpy=_concat,
     vjp=_concat_vjp,
     saves="",
     samples=_concat_samples,
+    checked_by_numpy=True,
     errors=lambda: (
         ErrorSample(
             (np.zeros((2, 3)), np.zeros((2, 4))), {"dim": 0}, ShapeError, "sizes 4 and 3 differ in dimension 1"

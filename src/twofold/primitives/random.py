@@ -28,6 +28,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _MULTIPLIERS = np.array([[0xCD9E8D57], [0xD2511F53]], np.uint64)
 _KEY_STEP = np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)  # golden ratio and sqrt(3) - 1
+_WORD = np.dtype(np.uint64)
 _ROUNDS = 10
 _CHUNK = 8192  # blocks at a time: the three buffers stay in the second-level cache
 _PAGE = 128  # blocks that are made together for small draws, which would not be worth the calls to NumPy
@@ -57,6 +58,8 @@ def philox(even: Array, odd: Array, keys: list[Array], product: Array) -> None:
 def _random_bits(state: Array, *, shape: Shape) -> Array:
     size = math.prod(shape)
     blocks = -(-size // 4)
+    if state.dtype != _WORD or state.shape != (2,) or size < 0:
+        raise TypeError
     seed, first = state.tolist()
     at = first % _PAGE
     if at + blocks <= _PAGE:
@@ -119,4 +122,5 @@ random_bits = Primitive(
         ErrorSample((np.zeros(2, np.uint64),), {"shape": (-1,)}, ShapeError, "negative size"),
     ),
     dtypes=(uint64,),
+    checked_by_numpy=True,
 )

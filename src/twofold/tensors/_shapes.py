@@ -16,6 +16,11 @@ def sizes(args: Sequence[Any], op: str) -> Shape:
     """Sizes given as `f(2, 3)` or `f((2, 3))`."""
     if len(args) == 1 and isinstance(args[0], (tuple, list)):
         args = args[0]
+    for n in args:
+        if n.__class__ is not int:
+            break
+    else:
+        return tuple(args)
     try:
         return tuple(map(operator.index, args))
     except TypeError:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autodiff.bind import bind, no_record, write
+from ..autodiff.bind import bind, no_record, runner_of, write
 from ..autodiff.composite import concrete
 from ..autodiff.handle import Tensor, mode, storage_of, wrap
 from ..ir.dtypes import (
@@ -38,6 +38,7 @@ from ..ir.dtypes import (
     uint64,
 )
 from ..ir.errors import AutogradError, DTypeError, ShapeError, TwofoldError
+from ..ir.primitive import Primitive
 from ..ir.types import Shape
 from ..primitives import elementwise as E
 from ..primitives import movement as M
@@ -138,50 +139,115 @@ def draw_bits(shape: Sequence[int], generator: Generator | None = None) -> Tenso
         generator = default_generator if source.generator is None else source.generator()
     state = generator.state
     blocks = -(-math.prod(shape) // 4)
-    with no_record(), _lock:
-        bits = bind(random_bits, (state,), {"shape": tuple(shape)})
-        if mode.tracer is None:
-            state._value[1:] += blocks
-            storage_of(state).version += 1
-        else:
+    params = {"shape": tuple(shape)}
+    if mode.tracer is not None:
+        with no_record(), _lock:
+            bits = bind(random_bits, (state,), params)
             write(state, E.add(state, constant(np.array([0, blocks], np.uint64))))
+        return bits
+    with _lock:
+        bits = bind(random_bits, (state,), params)
+        state._value[1] = (int(state._value[1]) + blocks) & _U64
+        storage_of(state).version += 1
     return bits
 
 
-def _row(x: Tensor, i: int) -> Tensor:
-    """`x[i]`."""
-    rest = x.shape[1:]
-    zeros = (0,) * len(rest)
-    out = M.slice(x, start=(i, *zeros), stop=(i + 1, *rest), step=(1,) * x.ndim)
-    return M.reshape(out, shape=rest)
+_USED = ("cast", "shift_left", "shift_right", "bitwise_or", "sqrt", "log", "sin", "cos")
+
+
+class _OnTensors:
+    """What the formulas of draws are written in; see `_drawn`."""
+
+    def __init__(self) -> None:
+        for name in _USED:
+            setattr(self, name, getattr(E, name))
+
+    @staticmethod
+    def row(x: Tensor, i: int) -> Tensor:
+        """`x[i]`."""
+        rest = x.shape[1:]
+        zeros = (0,) * len(rest)
+        out = M.slice(x, start=(i, *zeros), stop=(i + 1, *rest), step=(1,) * x.ndim)
+        return M.reshape(out, shape=rest)
+
+    @staticmethod
+    def end_to_end(a: Tensor, b: Tensor, shape: Shape) -> Tensor:
+        """The elements of two 1-d tensors, as many as `shape` has."""
+        both, size = M.concat(a, b, dim=0), math.prod(shape)
+        if both.shape != (size,):
+            both = M.slice(both, start=(0,), stop=(size,), step=(1,))
+        return M.reshape(both, shape=shape)
+
+
+class _OnArrays:
+    """The same on arrays: a few numbers cost less than the handles of what leads to them."""
+
+    def __init__(self) -> None:
+        for name in _USED:
+            setattr(self, name, _on_arrays(getattr(E, name)))
+
+    @staticmethod
+    def row(x: Any, i: int) -> Any:
+        return x[i, ...]
+
+    @staticmethod
+    def end_to_end(a: Any, b: Any, shape: Shape) -> Any:
+        return np.concatenate((a, b))[: math.prod(shape)].reshape(shape)
+
+
+def _on_arrays(p: Primitive) -> Callable[..., Any]:
+    return lambda *values, **params: (p.run or runner_of(p))(*values, **params)
+
+
+_TENSORS, _ARRAYS = _OnTensors(), _OnArrays()
+
+
+def _drawn(formula: Callable[..., Any], bits: Tensor, *args: Any) -> Tensor:
+    """`formula(e, bits, *args)`, `e` being what it is written in: eagerly it runs on the array."""
+    if mode.tracer is None:
+        return wrap(np.asarray(formula(_ARRAYS, bits._value, *args)))
+    return formula(_TENSORS, bits, *args)
+
+
+def _words(e: Any, bits: Any) -> Any:
+    bits = e.cast(bits, dtype=uint64)
+    return e.bitwise_or(e.shift_left(e.row(bits, 0), 32), e.row(bits, 1))
 
 
 def draw_words(shape: Shape, generator: Generator | None) -> Tensor:
     """64-bit words, as a uint64 tensor."""
-    bits = E.cast(draw_bits((2, *shape), generator), dtype=uint64)
-    return E.bitwise_or(E.shift_left(_row(bits, 0), 32), _row(bits, 1))
+    return _drawn(_words, draw_bits((2, *shape), generator))
 
 
 _SIGNIFICANT = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 
 
+def _integers(e: Any, bits: Any, dtype: DType) -> Any:
+    bits_each = 64 if dtype is float64 else 32
+    return e.cast(e.shift_right(bits, bits_each - _SIGNIFICANT[dtype.name]), dtype=dtype)
+
+
+def _draw(formula: Callable[..., Any], shape: Shape, dtype: DType, generator: Generator | None) -> Tensor:
+    """`formula` of uniform integers in [0, 2**k) as numbers of `dtype`, k being its significant bits."""
+    bits = draw_words(shape, generator) if dtype is float64 else draw_bits(shape, generator)
+    if dtype in HALVES:  # NumPy's operators would widen bfloat16
+        return formula(_TENSORS, _drawn(_integers, bits, dtype), 2.0 ** -_SIGNIFICANT[dtype.name])
+    return _drawn(lambda e, b: formula(e, _integers(e, b, dtype), 2.0 ** -_SIGNIFICANT[dtype.name]), bits)
+
+
 def draw_integers(shape: Shape, dtype: DType, generator: Generator | None) -> tuple[Tensor, int]:
     """Uniform integers in [0, 2**k) as floating numbers of `dtype`, which holds them exactly; and k."""
-    k = _SIGNIFICANT[dtype.name]
-    bits = draw_words(shape, generator) if dtype is float64 else draw_bits(shape, generator)
-    return E.cast(E.shift_right(bits, bits.dtype.itemsize * 8 - k), dtype=dtype), k
+    return _draw(lambda e, x, unit: x, shape, dtype, generator), _SIGNIFICANT[dtype.name]
 
 
 def draw_uniform(shape: Shape, dtype: DType, generator: Generator | None) -> Tensor:
     """Uniform numbers in [0, 1): all multiples of 2**-k there, k being dtype's significant bits."""
-    x, k = draw_integers(shape, dtype, generator)
-    return x * 2.0**-k
+    return _draw(lambda e, x, unit: x * unit, shape, dtype, generator)
 
 
 def draw_positive(shape: Shape, dtype: DType, generator: Generator | None) -> Tensor:
     """Uniform numbers in (0, 1], whose logarithms are finite."""
-    x, k = draw_integers(shape, dtype, generator)
-    return (x + 1.0) * 2.0**-k
+    return _draw(lambda e, x, unit: (x + 1.0) * unit, shape, dtype, generator)
 
 
 def draw_normal(shape: Shape, dtype: DType, generator: Generator | None) -> Tensor:
@@ -191,15 +257,13 @@ def draw_normal(shape: Shape, dtype: DType, generator: Generator | None) -> Tens
     """
     if dtype in HALVES:
         return E.cast(draw_normal(shape, float32, generator), dtype=dtype)
-    size = math.prod(shape)
-    half = -(-size // 2)
-    x, k = draw_integers((2, half), dtype, generator)
-    radius = E.sqrt(E.log((_row(x, 0) + 1.0) * 2.0**-k) * -2.0)
-    angle = _row(x, 1) * (2.0 * math.pi * 2.0**-k)
-    both = M.concat(radius * E.cos(angle), radius * E.sin(angle), dim=0)
-    if 2 * half != size:
-        both = M.slice(both, start=(0,), stop=(size,), step=(1,))
-    return M.reshape(both, shape=shape)
+
+    def formula(e: Any, x: Any, unit: float) -> Any:
+        radius = e.sqrt(e.log((e.row(x, 0) + 1.0) * unit) * -2.0)
+        angle = e.row(x, 1) * (2.0 * math.pi * unit)
+        return e.end_to_end(radius * e.cos(angle), radius * e.sin(angle), shape)
+
+    return _draw(formula, (2, -(-math.prod(shape) // 2)), dtype, generator)
 
 
 def _floating(draw: Callable[..., Tensor], shape: Shape, dtype: Any, generator: Any, op: str) -> Tensor:
@@ -216,7 +280,7 @@ def _floating(draw: Callable[..., Tensor], shape: Shape, dtype: Any, generator: 
     parts = draw((2, *shape), dtype.to_real(), generator)
     if draw is draw_normal:
         parts = parts * math.sqrt(0.5)  # so that the complex numbers have variance 1
-    return E.complex(_row(parts, 0), _row(parts, 1))
+    return E.complex(_TENSORS.row(parts, 0), _TENSORS.row(parts, 1))
 
 
 def _made(fn: Callable[[], Tensor], device: Any, requires_grad: bool) -> Tensor:
@@ -286,8 +350,8 @@ def draw_below(bound: int, shape: Shape, generator: Generator | None) -> Tensor:
         x = draw_words(shape, generator)
         return x if bound == 1 << 64 else E.remainder(x, bound)
     bits = E.cast(draw_bits((2, *shape), generator), dtype=uint64)
-    low = E.shift_right(_row(bits, 1) * bound, 32)
-    return E.shift_right(_row(bits, 0) * bound + low, 32)
+    low = E.shift_right(_TENSORS.row(bits, 1) * bound, 32)
+    return E.shift_right(_TENSORS.row(bits, 0) * bound + low, 32)
 
 
 def draw_between(low: int, high: int, shape: Shape, dtype: DType, generator: Any, op: str) -> Tensor:

@@ -52,7 +52,8 @@ def over(dim: Dims, x: Tensor, op: str) -> Shape:
 
 def count_over(x: Tensor, dims: Shape) -> int:
     """How many elements each result of a reduction comes from."""
-    return math.prod(x.shape[d] for d in dims)
+    shape = x._value.shape
+    return math.prod([shape[d] for d in dims])
 
 
 def summable(x: Tensor, dtype: Any) -> Tensor:

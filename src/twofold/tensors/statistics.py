@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..autodiff.bind import no_record
+from ..autodiff.bind import bind, no_record
 from ..autodiff.composite import composite
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import HALVES, as_dtype, float32
@@ -22,7 +22,7 @@ from ._registry import function
 from .attributes import cast
 from .comparison import isnan
 from .elementwise import floating
-from .promotion import tensor_operand
+from .promotion import FITS, tensor_operand
 from .reductions import Dims, _root, count_over, over
 
 
@@ -31,7 +31,7 @@ def _floats(input: Any, dtype: Any, op: str) -> Tensor:
     x = tensor_operand(input, op)
     if dtype is not None:
         x = cast(x, as_dtype(dtype))
-    if not x.dtype.is_differentiable:
+    if not FITS[x._value.dtype.kind]:  # nothing fits integers and bools
         raise DTypeError(
             f"expected a floating or complex tensor, got {x.dtype.name}",
             op=op,
@@ -58,8 +58,8 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
     """
     x = _floats(input, dtype, "mean")
     dims = over(dim, x, "mean")
-    n = count_over(x, dims)
-    return _in_float32(lambda x: prim.div(red.sum(x, dims=dims, keepdim=keepdim), n), x)
+    n, params = count_over(x, dims), {"dims": dims, "keepdim": keepdim}
+    return _in_float32(lambda x: bind(prim.div, (bind(red.sum, (x,), params), n), {}), x)
 
 
 @function(dims=True)

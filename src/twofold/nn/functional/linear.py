@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ...autodiff.bind import no_record
+from ...autodiff.bind import bind, no_record
 from ...autodiff.composite import composite
 from ...autodiff.handle import Tensor, mode
 from ...ir.dtypes import int64
@@ -18,6 +18,9 @@ from ...primitives import reduce as R
 from ...primitives import sort as S
 from ...tensors._registry import assign
 from ._common import cast, constant
+
+_SWAPPED: dict[str, Any] = {"dims": (1, 0)}
+_NO_PARAMS: dict[str, Any] = {}
 
 
 @composite
@@ -32,23 +35,25 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     >>> tw.nn.functional.linear(tw.ones(1, 2), tw.tensor([[1.0, 2.0]]), tw.tensor([0.5]))
     tensor([[3.5000]])
     """
-    if weight.ndim == 1:
-        out = linear(input, M.reshape(weight, shape=(1, weight.shape[0])))
+    shape, of = input._value.shape, weight._value.shape
+    if len(of) == 1:
+        out = linear(input, M.reshape(weight, shape=(1, *of)))
         out = M.reshape(out, shape=out.shape[:-1])
         return out if bias is None else out + bias
-    shape, (features, size) = input.shape, weight.shape
-    if input.ndim == 0 or shape[-1] != size:
+    features, size = of
+    flat = len(shape) == 2
+    if not shape or shape[-1] != size:
         raise ShapeError(
             f"input of shape {shape} has {shape[-1] if shape else 'no'} features, the weight of shape "
             f"{weight.shape} takes {size}",
             op="linear",
             hint="the last dimension of the input must be the last of the weight",
         )
-    rows = input if input.ndim == 2 else M.reshape(input, shape=(math.prod(shape[:-1]), size))
-    out = L.matmul(rows, M.permute(weight, dims=(1, 0)))
+    rows = input if flat else M.reshape(input, shape=(math.prod(shape[:-1]), size))
+    out = bind(L.matmul, (rows, bind(M.permute, (weight,), _SWAPPED)), _NO_PARAMS)
     if bias is not None:
-        out = E.add(out, bias)
-    return out if input.ndim == 2 else M.reshape(out, shape=(*shape[:-1], features))
+        out = bind(E.add, (out, bias), _NO_PARAMS)
+    return out if flat else M.reshape(out, shape=(*shape[:-1], features))
 
 
 @composite
