@@ -90,12 +90,23 @@ def _whole(name: str, ufunc: np.ufunc) -> Callable[..., Any]:
 
     def call(x: Any, y: Any) -> Any:
         if (x if hasattr(x, "dtype") else y).dtype.kind in "iu" and not np.all(y):
-            raise DivisionByZeroError(
-                "integer division by zero", op=name, hint="mask the zeros with where(), or divide floating tensors"
-            )
+            raise operand_error(name)
         return exact(x, y)
 
     return call
+
+
+def operand_error(name: str) -> TwofoldError:
+    """What is raised where integers have a second operand that they can't have."""
+    if name == "pow":
+        return TwofoldError(
+            "integers to a negative integer power are no integers",
+            op=name,
+            hint="make the base floating first: x.float() ** n",
+        )
+    return DivisionByZeroError(
+        "integer division by zero", op=name, hint="mask the zeros with where(), or divide floating tensors"
+    )
 
 
 def _zero_divisor() -> list[ErrorSample]:
@@ -158,11 +169,7 @@ _power = strict(np.power)
 
 def _pow(x: Any, y: Any) -> Any:
     if (y if hasattr(y, "dtype") else x).dtype.kind == "i" and np.any(np.less(y, 0)):
-        raise TwofoldError(
-            "integers to a negative integer power are no integers",
-            op="pow",
-            hint="make the base floating first: x.float() ** n",
-        )
+        raise operand_error("pow")
     return _power(x, y)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from ...ir.errors import OutOfBoundsError, TwofoldError
 from ...ir.graph import Node
 from ...ir.types import Shape
+from ...primitives.binary import operand_error
 from .emit import Function, Val
 from .layout import Buffer
 
@@ -40,14 +41,27 @@ class BoundsCheck:
         )
 
 
+@dataclass(frozen=True)
+class OperandCheck:
+    """The second operands of a division or power of integers."""
+
+    node: Node
+
+    def error(self, value: int) -> TwofoldError:
+        return operand_error(self.node.prim.name)
+
+
+Check = BoundsCheck | OperandCheck
+
+
 class Checks:
     """The checks of one program, and the memory for their notes."""
 
     def __init__(self, buffer: Buffer):
         self.buffer = buffer
-        self.all: list[BoundsCheck] = []
+        self.all: list[Check] = []
 
-    def add(self, check: BoundsCheck) -> int:
+    def add(self, check: Check) -> int:
         """A new check's number."""
         self.all.append(check)
         return len(self.all) - 1

@@ -14,7 +14,9 @@ The invariant that groups keep: the graph of groups has no cycle, so that they c
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -54,16 +56,18 @@ def is_elementwise(node: Node) -> bool:
     if name in registers.FLOAT_ONLY:
         return dtype.is_floating_point and node.params.get("n", 0) <= MOST_DERIVATIVES
     if name in registers.DIVISIONS and not dtype.is_floating_point:
-        return _is_nonzero(node.inputs[1])
+        return _is_known(node.inputs[1], lambda array: bool(np.all(array)))
+    if name == "pow" and dtype.kind == "int":
+        return _is_known(node.inputs[1], lambda array: bool(np.all(array >= 0)))
     return True
 
 
-def _is_nonzero(value: Value) -> bool:
-    """Whether a value is a constant without zeros."""
+def _is_known(value: Value, holds: Callable[[np.ndarray[Any, Any]], bool]) -> bool:
+    """Whether a value is a constant of which something holds."""
     while value.node is not None and value.node.prim.name in ("expand", "reshape", "permute"):
         value = value.node.inputs[0]
     array = value.graph.constants.get(value)
-    return array is not None and bool(np.all(array))
+    return array is not None and holds(array)
 
 
 def is_reduction(node: Node) -> bool:

@@ -256,6 +256,29 @@ def _floor_divide(o: _Op, a: Val, b: Val) -> Val:
     return f.select(f.fcmp("oeq", b, zero), plain, whole)
 
 
+def _power(o: _Op, a: Val, b: Val) -> Val:
+    """Of integers by squares, as many as the largest exponent needs; a negative one is taken as unsigned."""
+    if o.kind == "float":
+        return MATH["pow"](o.f, a, b)
+    f, (bits, lanes) = o.f, element(b.ty)
+    every = b
+    if lanes > 1:
+        symbol = f"llvm.vector.reduce.or.v{lanes}{bits}"
+        f.module.declare(symbol, bits, [b.ty])
+        every = f.value(f"call {bits} @{symbol}({b})", bits)
+    symbol = f"llvm.ctlz.{bits}"
+    f.module.declare(symbol, bits, [bits, "i1"])
+    zeros = f.convert("zext", f.value(f"call {bits} @{symbol}({every}, i1 false)", bits), "i64")
+    zero, one = f.const(0, b.ty), f.const(1, b.ty)
+
+    def square(_: Any, power: Val, base: Val, rest: Val) -> list[Val]:
+        odd = f.icmp("ne", f.op("and", rest, one), zero)
+        power = f.select(odd, f.op("mul", power, base), power)
+        return [power, f.op("mul", base, base), f.op("lshr", rest, one)]
+
+    return f.loop(0, f.sub(int(bits[1:]), zeros), square, [one, a, b])[0]
+
+
 def _bits_of(o: _Op, a: Val, dtype: DType) -> Val:
     """A held vector as integers of the size in memory."""
     return o.f.convert("bitcast", to_memory(o.f, a, dtype), f"i{8 * dtype.itemsize}")
@@ -327,11 +350,12 @@ RULES: dict[str, Rule] = {
     "nextafter": _nextafter,
     "where": lambda o, c, a, b: o.f.select(c, a, b),
     **{name: _math(name) for name in MATH},
+    "pow": _power,
     "polygamma": lambda o, a: polygamma_rule(o.f, a, o.params["n"]),
 }
 
 # Rules that are written for floating types; integers go to the reference.
-FLOAT_ONLY = frozenset(MATH) | {"polygamma", "div", "sqrt", "rsqrt", "copysign"}
+FLOAT_ONLY = frozenset(MATH) - {"pow"} | {"polygamma", "div", "sqrt", "rsqrt", "copysign"}
 
 # Of integers these stop the process at a zero divisor; they are computed here if it is known to have none.
 DIVISIONS = frozenset(("floor_divide", "remainder", "fmod"))

@@ -6,17 +6,20 @@ Afterwards:
   element by element can be fused to it;
 - no cast to the same dtype, no reshape, permute, expand or slice that changes nothing, no
   permute of a permute;
-- no power with a small whole constant exponent.
+- no power with a small whole constant exponent;
+- no sum or product of nothing, which is a constant, and no mean of what is scattered;
+- gather and scatter have at least one dimension.
 """
 
 from __future__ import annotations
 
-from ...ir.graph import Graph, Node
+from ...ir.graph import Graph, Node, Value
 from ...ir.primitive import PRIMITIVES
 from ...ir.rewrite import Rewriter
 from .powers import power
 
 _REDUCTIONS = ("sum", "prod", "amax", "amin")
+_PLACED = ("gather", "scatter", "scatter_add", "scatter_reduce")
 
 
 def canonicalize(graph: Graph) -> Graph:
@@ -25,8 +28,14 @@ def canonicalize(graph: Graph) -> Graph:
 
     def visit(node: Node) -> bool:
         name = node.prim.name
+        if name in ("sum", "prod", "matmul") and _of_nothing(rewriter, node):
+            return True
         if name in _REDUCTIONS:
             return _reduction(rewriter, node)
+        if name == "scatter_reduce" and node.params["reduce"] == "mean":
+            return _mean(rewriter, node)
+        if name in _PLACED:
+            return _lifted(rewriter, node)
         if name in ("cast", "reshape", "expand", "permute", "slice", "copy", "conj", "stop_gradient"):
             return _movement(rewriter, node)
         if name == "pow":
@@ -34,6 +43,49 @@ def canonicalize(graph: Graph) -> Graph:
         return False
 
     return rewriter.run(visit)
+
+
+def _of_nothing(r: Rewriter, node: Node) -> bool:
+    out = node.outputs[0]
+    if out.type.size == 0 or all(v.type.size for v in node.inputs):
+        return False
+    value = int(node.prim.name == "prod")
+    r.values[out] = r.add(PRIMITIVES["full"], [], shape=out.shape, value=value, dtype=out.dtype)
+    return True
+
+
+def _lifted(r: Rewriter, node: Node) -> bool:
+    """A number among the operands as a tensor of one element."""
+    if all(v.ndim for v in node.inputs):
+        return False
+    _set(r, node.outputs[0], r.add(node.prim, [_line(r, v) for v in node.inputs], **node.params))
+    return True
+
+
+def _line(r: Rewriter, value: Value) -> Value:
+    """The new value with at least one dimension."""
+    return r[value] if value.ndim else r.add(PRIMITIVES["reshape"], [r[value]], shape=(1,))
+
+
+def _set(r: Rewriter, out: Value, y: Value) -> None:
+    """Put `y` in the place of an old value, in its shape."""
+    r.values[out] = y if y.shape == out.shape else r.add(PRIMITIVES["reshape"], [y], shape=out.shape)
+
+
+def _mean(r: Rewriter, node: Node) -> bool:
+    """The mean of what is scattered: a sum over a count."""
+    x, index, src = (_line(r, v) for v in node.inputs)
+    p, dtype = node.params, x.dtype
+    total = r.add(node.prim, [x, index, src], **{**p, "reduce": "sum"})
+    ones = r.add(PRIMITIVES["full"], [], shape=index.shape, value=1, dtype=dtype)
+    count = r.add(PRIMITIVES["full"], [], shape=x.shape, value=1, dtype=dtype)
+    if not p["include_self"]:
+        zeros = r.add(PRIMITIVES["full"], [], shape=index.shape, value=0, dtype=dtype)
+        count = r.add(PRIMITIVES["scatter"], [count, index, zeros], dim=p["dim"])
+    count = r.add(PRIMITIVES["scatter_add"], [count, index, ones], dim=p["dim"])
+    divide = PRIMITIVES["div" if dtype.is_floating_point else "floor_divide"]
+    _set(r, node.outputs[0], r.add(divide, [total, count]))
+    return True
 
 
 def _reduction(r: Rewriter, node: Node) -> bool:
@@ -54,8 +106,7 @@ def _reduction(r: Rewriter, node: Node) -> bool:
         x = r.add(PRIMITIVES["permute"], [x], dims=order)
     elif tuple(dims) == tuple(real):
         return False
-    y = r.add(node.prim, [x], dims=tuple(range(len(kept), len(shape))), keepdim=False)
-    r.values[out] = y if y.shape == out.shape else r.add(PRIMITIVES["reshape"], [y], shape=out.shape)
+    _set(r, out, r.add(node.prim, [x], dims=tuple(range(len(kept), len(shape))), keepdim=False))
     return True
 
 

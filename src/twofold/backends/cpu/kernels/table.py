@@ -14,7 +14,7 @@ from typing import Any
 
 from ....ir.graph import Node
 from ..step import Step
-from . import copying, indexing, ordering, random, recurrent, running
+from . import copying, divisions, indexing, ordering, random, recurrent, running
 from .convolutions import lower_conv, lower_weight_grad
 from .window import lower_max_pool, lower_max_pool_grad, lower_sum_pool, lower_sum_pool_grad
 
@@ -27,6 +27,7 @@ LOWERINGS: dict[str, Callable[[Any, Node, str], list[Step] | None]] = {
     "sum_pool_last": lower_sum_pool,
     "sum_pool_last_grad": lower_sum_pool_grad,
     **copying.LOWERINGS,
+    **divisions.LOWERINGS,
     **indexing.LOWERINGS,
     **ordering.LOWERINGS,
     **random.LOWERINGS,
