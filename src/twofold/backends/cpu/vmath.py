@@ -155,9 +155,13 @@ def _tanh(f: Function, x: Val, exact: bool) -> Val:
 
 
 def _sigmoid(f: Function, x: Val, exact: bool) -> Val:
+    """1 / (1 + exp(-x)); for float64 exp(x) / (1 + exp(x)) where x is negative, which goes down to denormal numbers."""
     one = f.const(1.0, x.ty)
-    e = _exp(f, _fneg(f, x), exact) if exact else _power_of_e(f, x, -1)
-    return f.op("fdiv", one, f.op("fadd", one, e))
+    if not exact:
+        return f.op("fdiv", one, f.op("fadd", one, _power_of_e(f, x, -1)))
+    e = _exp(f, _fneg(f, _fabs(f, x)), exact)
+    top = f.select(f.fcmp("olt", x, f.const(0.0, x.ty)), e, one)
+    return f.op("fdiv", top, f.op("fadd", one, e))
 
 
 def _erf(f: Function, x: Val, exact: bool) -> Val:

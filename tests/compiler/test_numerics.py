@@ -1,0 +1,195 @@
+"""The numerics contract of compiled code, docs/design/0003-numerics.md, each sentence computed in another way."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import math
+
+import numpy as np
+import pytest
+
+import twofold as tw
+from twofold.backends.cpu.program import Program
+from twofold.backends.cpu.target import AVX2, SSE2
+from twofold.ir.graph import Graph
+from twofold.ir.primitive import PRIMITIVES
+from twofold.ir.types import TensorType
+from twofold.primitives.random import random_bits
+
+
+def fma_function():
+    """One rounding of a * b + c in float32, by the C library."""
+    library = ctypes.CDLL(ctypes.util.find_library("m"))
+    library.fmaf.restype, library.fmaf.argtypes = ctypes.c_float, [ctypes.c_float] * 3
+    return library.fmaf
+
+
+def random(*shape, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def compiled(fn, *arrays):
+    return tw.compile(fn)(*map(tw.from_numpy, arrays)).numpy()
+
+
+# --- sums ---------------------------------------------------------------------------------------------
+
+
+def sum_of_row(row):
+    """Element i is added to partial sum i mod 32; the partial sums are combined in halves."""
+    partials = np.zeros(32, row.dtype)
+    for i, x in enumerate(row):
+        partials[i % 32] += x
+    while len(partials) > 1:
+        half = len(partials) // 2
+        partials = partials[:half] + partials[half:]
+    return partials[0]
+
+
+@pytest.mark.parametrize("length", [2, 7, 31, 32, 33, 64, 100, 1000, 4099])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_sum_along_rows(length, dtype):
+    x = random(3, length, dtype=dtype)
+    expected = np.array([sum_of_row(row) for row in x])
+    np.testing.assert_array_equal(compiled(lambda x: x.sum(1), x), expected)
+    np.testing.assert_array_equal(compiled(lambda x: (x * 1).sum(1) + 0, x), expected)
+
+
+def sum_of_rows(x):
+    """In order; from 256 rows in at most 16 blocks, each in order, and these in order."""
+    rows = len(x)
+    block = math.ceil(rows / 16) if rows >= 256 else rows
+    total = None
+    for first in range(0, rows, block):
+        part = np.zeros(x.shape[1:], x.dtype)
+        for row in x[first : first + block]:
+            part += row
+        total = part if total is None else total + part
+    return total
+
+
+@pytest.mark.parametrize("rows", [2, 9, 255, 256, 300, 1000])
+@pytest.mark.parametrize("columns", [1, 5, 16, 70])
+def test_a_sum_over_rows(rows, columns):
+    x = random(rows, columns)
+    if columns == 1:  # this is one row
+        expected = np.array([sum_of_row(x[:, 0])])
+    else:
+        expected = sum_of_rows(x)
+    np.testing.assert_array_equal(compiled(lambda x: x.sum(0), x), expected)
+
+
+def test_running_sums_add_in_order():
+    x = random(4, 300)
+    expected = np.zeros_like(x)
+    total = np.zeros(4, np.float32)
+    for i in range(300):
+        total = total + x[:, i]
+        expected[:, i] = total
+    np.testing.assert_array_equal(compiled(lambda x: x.cumsum(1), x), expected)
+
+
+# --- products -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 5, 1), (3, 40, 17), (20, 33, 40), (2, 300, 3)])
+def test_a_product_is_a_chain_of_multiply_adds(m, k, n):
+    a, b, fma = random(m, k), random(k, n, seed=1), fma_function()
+    expected = np.zeros((m, n), np.float32)
+    for i in range(m):
+        for j in range(n):
+            total = 0.0
+            for p in range(k):
+                total = fma(float(a[i, p]), float(b[p, j]), total)
+            expected[i, j] = total
+    np.testing.assert_array_equal(compiled(lambda a, b: a @ b, a, b), expected)
+    np.testing.assert_array_equal(compiled(lambda a, b: (b.mT @ a.mT).mT, a, b), expected)
+    np.testing.assert_array_equal(compiled(lambda a, b: a.reshape(m, k) @ b.mT.contiguous().mT, a, b), expected)
+
+
+def test_a_convolution_is_a_chain_over_taps_and_channels():
+    x, w, fma = random(2, 3, 6, 5), random(4, 3, 3, 3, seed=1), fma_function()
+    expected = np.zeros((2, 4, 4, 3), np.float32)
+    for n, o, i, j in np.ndindex(*expected.shape):
+        total = 0.0
+        for p, q, c in np.ndindex(3, 3, 3):
+            total = fma(float(x[n, c, i + p, j + q]), float(w[o, c, p, q]), total)
+        expected[n, o, i, j] = total
+    np.testing.assert_array_equal(compiled(tw.nn.functional.conv2d, x, w), expected)
+
+
+def test_nothing_is_contracted_across_operations():
+    """a * b + c in two operations is rounded twice, in one kernel, too."""
+    a, b, c = random(1000), random(1000, seed=1), random(1000, seed=2)
+    got = compiled(lambda a, b, c: a * b + c, a, b, c)
+    np.testing.assert_array_equal(got, a * b + c)
+    fma = fma_function()
+    assert (got != [fma(float(x), float(y), float(z)) for x, y, z in zip(a, b, c, strict=True)]).any()
+
+
+# --- dtypes and functions -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_halves_are_rounded_after_every_operation(dtype):
+    kind = getattr(tw, dtype)
+    a, b, c = (tw.from_numpy(random(500, seed=i)).to(kind) for i in range(3))
+    got = tw.compile(lambda a, b, c: (a * b + c) / (a - b))(a, b, c)
+    wide = [t.to(tw.float32) for t in (a, b, c)]
+
+    def rounded(t):
+        return t.to(kind).to(tw.float32)
+
+    steps = rounded(rounded(rounded(wide[0] * wide[1]) + wide[2]) / rounded(wide[0] - wide[1]))
+    np.testing.assert_array_equal(got.to(tw.float32).numpy(), steps.numpy())
+
+
+def test_zeros_infinities_and_nan_are_kept():
+    x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 3.4e38], np.float32)
+    with np.errstate(all="ignore"):
+        for fn in (lambda x: x * 1, lambda x: x + 0 * x, lambda x: x - x, lambda x: x / x, lambda x: x * 1e10):
+            got, expected = compiled(fn, x), fn(x)
+            np.testing.assert_array_equal(got, expected)
+            np.testing.assert_array_equal(
+                np.signbit(got) | np.isnan(got), np.signbit(expected) | np.isnan(expected)
+            )
+
+
+def test_a_sigmoid_goes_down_to_denormal_numbers():
+    x = np.array([-800.0, -745, -730, -708, 0, 800, np.inf, -np.inf, np.nan])
+    got = compiled(tw.sigmoid, x)
+    with np.errstate(all="ignore"):
+        expected = np.where(x < 0, np.exp(x), 1 / (1 + np.exp(-x)))
+    np.testing.assert_allclose(got, expected, rtol=1e-13, atol=5e-324)
+
+
+# --- random bits, and the same on all processors -------------------------------------------------------
+
+
+def test_random_bits_are_those_of_the_paper():
+    """Salmon et al. 2011, the known answers of Random123 for philox4x32-10."""
+    state = np.zeros(2, np.uint64)
+    bits = compiled(lambda s: random_bits(s, shape=(4,)), state)
+    assert [hex(b) for b in bits] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]
+    state = np.array([0x299F31D0_A4093822, 0x85A308D3_243F6A88], np.uint64)
+    expected = tw.from_numpy(state)
+    np.testing.assert_array_equal(
+        compiled(lambda s: random_bits(s, shape=(1003,)), state), random_bits(expected, shape=(1003,)).numpy()
+    )
+
+
+@pytest.mark.parametrize("target", [AVX2, SSE2], ids=lambda target: target.name)
+def test_other_vector_widths_give_the_same_bits(target):
+    if not target.runs_here:
+        pytest.skip("this processor can't run it")
+    graph = Graph()
+    arrays = [random(20, 50), random(50, 33, seed=1)]
+    x, w = (graph.add_input(TensorType.of(a)) for a in arrays)
+    (y,) = graph.add(PRIMITIVES["matmul"], [x, w], {})
+    (z,) = graph.add(PRIMITIVES["tanh"], [y], {})
+    (s,) = graph.add(PRIMITIVES["sum"], [z], {"dims": (1,), "keepdim": False})
+    (t,) = graph.add(PRIMITIVES["sum"], [z], {"dims": (0,), "keepdim": False})
+    graph.set_outputs([z, s, t])
+    expected = [a.tobytes() for a in Program(graph)(arrays)]
+    assert [a.tobytes() for a in Program(graph, target=target)(arrays)] == expected
