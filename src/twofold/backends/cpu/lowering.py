@@ -8,6 +8,7 @@ import numpy as np
 
 from ...ir.dtypes import HALVES, DType, float32, int64
 from ...ir.graph import Graph, Node, Value
+from .again import compute_again
 from .checks import Checks
 from .emit import Module
 from .group import Group, group_nodes, is_convolution, is_elementwise
@@ -49,7 +50,7 @@ class Lowering:
             array = np.ascontiguousarray(array)
             self.views[value] = View.whole(self.buffer("constant", value.dtype, array.size, array), value.shape)
         moved = self.moved = self._find_views()
-        self.groups = group_nodes(self.graph, moved)
+        self.groups, self.of = compute_again(self.graph, group_nodes(self.graph, moved), moved)
         self.wanted = self._values_to_store()
         self._place_outputs()
         for group in self.groups:
@@ -94,16 +95,16 @@ class Lowering:
         Cheap inputs of column reductions, and single numbers, are rather computed again by those
         who need them (`inline` and `scalars`).
         """
-        self.of = {n: g for g in self.groups for n in g.nodes}
         wanted = {self._root(v) for v in self.graph.outputs}
         small: list[tuple[Group, Value, Value]] = []
         for group in self.groups:
+            own = {v for n in group.nodes for v in n.outputs}
             for node in group.nodes:
                 if group.kind == "columns" and group.nodes and not is_elementwise(node):
                     continue
                 for value in node.inputs:
                     root = self._root(value)
-                    if root.node is not None and self.of[root.node] is not group:
+                    if root.node is not None and root not in own:
                         if root.type.size == 1 and self._computes_scalars(group) and is_elementwise(node):
                             small.append((group, value, root))
                         else:
@@ -195,7 +196,7 @@ class Lowering:
         order = {g: i for i, g in enumerate(self.groups)}
         last_run: dict[Node, int] = {n: order[g] for n, g in self.of.items()}
         for group in self.groups:
-            for node in [*self.inline[group].values(), *self.scalars[group][0].values()]:
+            for node in [*group.nodes, *self.inline[group].values(), *self.scalars[group][0].values()]:
                 last_run[node] = max(last_run[node], order[group])
         readers: dict[Value, list[Node]] = {}
         for node in self.graph.nodes:
@@ -264,7 +265,8 @@ class Lowering:
 
     def _lower(self, group: Group) -> None:
         own = {v for n in group.nodes for v in n.outputs}
-        outputs = {v: self._new_view(v) for n in group.nodes for v in n.outputs if v in self.wanted}
+        stored = [v for n in group.nodes if self.of[n] is group for v in n.outputs if v in self.wanted]
+        outputs = {v: self._new_view(v) for v in stored}
         scalars = self._scalars(group)
         sources = {
             v: self.views[v]
