@@ -155,7 +155,7 @@ def _tanh(f: Function, x: Val, exact: bool) -> Val:
 
 
 def _sigmoid(f: Function, x: Val, exact: bool) -> Val:
-    """1 / (1 + exp(-x)); for float64 exp(x) / (1 + exp(x)) of negative numbers, which goes down to denormal ones."""
+    """1 / (1 + exp(-x)); for float64 exp(x) / (1 + exp(x)) of negative numbers: it goes down to denormals."""
     one = f.const(1.0, x.ty)
     if not exact:
         return f.op("fdiv", one, f.op("fadd", one, _power_of_e(f, x, -1)))
