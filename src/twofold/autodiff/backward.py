@@ -89,9 +89,10 @@ def run_backward(
             results = node.backward(grads)
             if tape.check_nan:
                 tape.require_no_nan(node, results)
-            for edge, g in zip(node.edges, results, strict=True):
-                if g is not None and edge is not None:
-                    send(edge, g)
+            edges = node.edges
+            for i, g in enumerate(results):
+                if g is not None and edges[i] is not None:
+                    send(edges[i], g)
             if not retain_graph:
                 node.release()
         used = {id(g._value) for g in root_grads if g is not None}

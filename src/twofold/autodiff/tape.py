@@ -110,34 +110,37 @@ class Node:
             y: Any = self._unpack_outputs()
             g: Any = tuple(_zeros_like_type(t) if g is None else g for g, t in zip(grads, self.types, strict=True))
         else:
-            y = self._unpack_outputs()[0]
+            y = _type(self.types[0]) if self.outputs is None else self._unpack_outputs()[0]
             g = grads[0]
-        conj = _identity
-        if p.holomorphic and self._is_complex():
-            conj = _conj
-            g = tuple([conj(t) for t in g]) if p.multiple else conj(g)
+        conjugated = p.holomorphic and self._is_complex()
+        if conjugated:
+            g = tuple([_conj(t) for t in g]) if p.multiple else _conj(g)
+        edges, params = self.edges, self.params
         if p.rules is None:
-            results = p.rule_all(g, y, *inputs, **self.params)  # type: ignore[misc]
-            return [
-                None if r is None or edge is None else conj(r) for r, edge in zip(results, self.edges, strict=True)
-            ]
-        results = []
-        for rule, edge in zip(p.rules, self.edges, strict=True):
-            if edge is None or rule is None:
-                results.append(None)
-                continue
-            result = rule.fn(g, y, *inputs, **self.params)
-            results.append(result if result is None else conj(result))
+            results = list(p.rule_all(g, y, *inputs, **params))  # type: ignore[misc]
+        else:
+            results = []
+            for i, rule in enumerate(p.rules):
+                if rule is None or edges[i] is None:
+                    results.append(None)
+                else:
+                    results.append(rule.fn(g, y, *inputs, **params) if params else rule.fn(g, y, *inputs))
+        if conjugated:
+            results = [None if r is None or e is None else _conj(r) for r, e in zip(results, edges, strict=True)]
         return results
 
     def _is_complex(self) -> bool:
-        return any(_type(t).dtype.is_complex for t in self.types)
+        for _, dtype in self.types:  # noqa: SIM110  (a generator costs several times the loop)
+            if dtype.kind in _COMPLEX_KINDS:
+                return True
+        return False
 
     def _unpack_inputs(self) -> list[Any]:
         if self.inputs is None:
             raise used_up(self.name)
         for t, version in self.versions:
-            if t._version != version:
+            storage = t._storage
+            if storage is not None and storage.version != version:
                 raise changed(self.name, t._value.shape, t._version - version, self.location)
         return [_type(x) if x.__class__ is tuple else _at(x, self.number) for x in self.inputs]
 
@@ -177,8 +180,9 @@ class ViewNode(Node):
     def backward(self, grads: list[Any]) -> Sequence[Any]:
         steps: Any = self.params
         g, kinds = grads[0], self._unpack_inputs()
-        for p, params in steps:
+        for p, params in steps[:-1]:
             kinds.append(p.type_rule(kinds[-1], **params))
+        kinds.append(_type(self.types[0]))
         for p, params in reversed(steps):
             g = p.rules[0].fn(g, kinds.pop(), kinds[-1], **params)
         return [g]
@@ -214,8 +218,7 @@ def changed(name: str, shape: Any, times: int, location: Any) -> AutogradError:
     )
 
 
-def _identity(t: Any) -> Any:
-    return t
+_COMPLEX_KINDS = frozenset(("c", "complex"))  # NumPy's letter, and our name while tracing
 
 
 def _conj(t: Any) -> Any:
