@@ -5,6 +5,8 @@ A program is a table of functions `f(args, first, last, worker)`, each over a nu
 of one phase may run at the same time. Threads claim chunks of a phase with an atomic add; a phase is over when
 all its chunks are *done*, not when all threads have arrived. So a worker that the system has put aside delays a
 program only if it holds a chunk, and a worker may join late. Who computes a chunk does not change its result.
+The chunks of a phase are divided into ranges of neighbours, which share what they read: a thread begins with a
+range of its own, the same in every call, and helps with the others when that one is done.
 After a phase that found an error (see checks.py) no other begins, so that state stays as it was.
 
 A row of the table holds the function, its number of chunks, its arguments, the number of the phase's chunks up to
@@ -38,11 +40,11 @@ from .target import host
 
 LINE = 128  # bytes between words that different threads write
 PHASE_BYTES = 40  # of a row of the table
-_TICKET_BYTES = 2 * LINE  # per phase: the ticket counter, and the count of chunks done
+MOST_RANGES = 8  # of a phase's chunks; per phase there is the count of chunks done, and a ticket counter per range
 
 # Offsets of the team block's words, each on a line of its own.
-_GO, _SLEEPERS, _PROGRAM, _ENTERED, _LEFT, _QUIT, _BUSY = (i * LINE for i in range(7))
-TEAM_BYTES = 7 * LINE
+_GO, _SLEEPERS, _PROGRAM, _ENTERED, _LEFT, _QUIT, _BUSY, _RANGES = (i * LINE for i in range(8))
+TEAM_BYTES = 8 * LINE
 
 _LINUX_FUTEX = {"x86_64": 202, "aarch64": 98}
 
@@ -83,8 +85,12 @@ yield:
   ret void
 }}
 
-define void @phases(ptr %table, i64 %count, ptr %tickets, ptr %stop, i64 %worker) nounwind {{
+define void @phases(ptr %table, i64 %count, ptr %tickets, ptr %stop, i64 %worker, i64 %ranges) nounwind {{
 entry:
+  %lines = add i64 %ranges, 1
+  %step = mul i64 %lines, {LINE}
+  %round = sub i64 %ranges, 1
+  %home = urem i64 %worker, %ranges
   br label %phase
 phase:
   %p = phi i64 [ 0, %entry ], [ %p1, %next ]
@@ -101,15 +107,33 @@ begin:
   %after = getelementptr i8, ptr %first, i64 %size
   %l24 = getelementptr i8, ptr %after, i64 {24 - PHASE_BYTES}
   %chunks = load i64, ptr %l24
-  %toff = mul i64 %p, {_TICKET_BYTES}
-  %ticket = getelementptr i8, ptr %tickets, i64 %toff
-  %done = getelementptr i8, ptr %ticket, i64 {LINE}
+  %toff = mul i64 %p, %step
+  %done = getelementptr i8, ptr %tickets, i64 %toff
+  br label %range
+range:
+  %r = phi i64 [ %home, %begin ], [ %r_next, %other ]
+  %left = phi i64 [ %ranges, %begin ], [ %left1, %other ]
+  %cr = mul i64 %chunks, %r
+  %cr1 = add i64 %cr, %round
+  %low = udiv i64 %cr1, %ranges
+  %cr2 = add i64 %cr1, %chunks
+  %high = udiv i64 %cr2, %ranges
+  %r1 = add i64 %r, 1
+  %roff = mul i64 %r1, {LINE}
+  %ticket = getelementptr i8, ptr %done, i64 %roff
   br label %claim
 claim:
-  %at = phi ptr [ %first, %begin ], [ %row, %finished ]
-  %c = atomicrmw add ptr %ticket, i64 1 acq_rel
-  %mine = icmp ult i64 %c, %chunks
-  br i1 %mine, label %seek, label %wait
+  %at = phi ptr [ %first, %range ], [ %row, %finished ]
+  %c00 = atomicrmw add ptr %ticket, i64 1 acq_rel
+  %c = add i64 %c00, %low
+  %mine = icmp ult i64 %c, %high
+  br i1 %mine, label %seek, label %other
+other:
+  %left1 = sub i64 %left, 1
+  %last = icmp eq i64 %r1, %ranges
+  %r_next = select i1 %last, i64 0, i64 %r1
+  %none = icmp eq i64 %left1, 0
+  br i1 %none, label %wait, label %range
 seek:
   %row = phi ptr [ %at, %claim ], [ %next_row, %onward ]
   %r24 = getelementptr i8, ptr %row, i64 24
@@ -152,7 +176,7 @@ finished:
   %d0 = atomicrmw add ptr %done, i64 1 acq_rel
   br label %claim
 wait:
-  %spins = phi i64 [ 0, %claim ], [ %spins1, %again ]
+  %spins = phi i64 [ 0, %other ], [ %spins1, %again ]
   %d = load atomic i64, ptr %done acquire, align 8
   %ready = icmp uge i64 %d, %chunks
   br i1 %ready, label %next, label %again
@@ -252,7 +276,9 @@ run:
   %tickets = load ptr, ptr %o3
   %o4 = getelementptr i8, ptr %program, i64 24
   %stop4 = load ptr, ptr %o4
-  call void @phases(ptr %table, i64 %count, ptr %tickets, ptr %stop4, i64 %worker)
+  %ranges_at = getelementptr i8, ptr %team, i64 {_RANGES}
+  %ranges = load i64, ptr %ranges_at
+  call void @phases(ptr %table, i64 %count, ptr %tickets, ptr %stop4, i64 %worker, i64 %ranges)
   br label %leave
 leave:
   %l0 = atomicrmw add ptr %left, i64 1 acq_rel
@@ -275,7 +301,11 @@ entry:
   store ptr %tickets, ptr %o3
   %o4 = getelementptr i8, ptr %program, i64 24
   store ptr %stop, ptr %o4
-  %tbytes = mul i64 %count, {_TICKET_BYTES}
+  %ranges_at = getelementptr i8, ptr %team, i64 {_RANGES}
+  %ranges = load i64, ptr %ranges_at
+  %lines = add i64 %ranges, 1
+  %step = mul i64 %lines, {LINE}
+  %tbytes = mul i64 %count, %step
   call void @llvm.memset.p0.i64(ptr %tickets, i8 0, i64 %tbytes, i1 false)
   store atomic i64 0, ptr %left release, align 8
   store atomic i64 0, ptr %entered release, align 8
@@ -287,7 +317,7 @@ wake:
   %w = $WAKE
   br label %work
 work:
-  call void @phases(ptr %table, i64 %count, ptr %tickets, ptr %stop, i64 0)
+  call void @phases(ptr %table, i64 %count, ptr %tickets, ptr %stop, i64 0, i64 %ranges)
   %old = atomicrmw or ptr %entered, i64 4294967296 acq_rel
   br label %wait
 wait:
@@ -349,6 +379,7 @@ class Team:
         self.library = _library()
         self._block = np.zeros(TEAM_BYTES + LINE, np.uint8)
         self.address = -(-self._block.ctypes.data // LINE) * LINE
+        ctypes.c_int64.from_address(self.address + _RANGES).value = min(num_threads, MOST_RANGES)
         pointer = ctypes.c_void_p
         self.launch = ctypes.CFUNCTYPE(ctypes.c_int64, pointer, pointer, ctypes.c_int64, pointer, pointer)(
             self.library.address("try_launch")
@@ -447,7 +478,7 @@ def _after_fork() -> None:
 
 def tickets(count: int) -> Any:
     """Memory for the counters of `count` phases, and its aligned address."""
-    memory = np.zeros(count * _TICKET_BYTES + LINE, np.uint8)
+    memory = np.zeros((count * (MOST_RANGES + 1) + 1) * LINE, np.uint8)
     return memory, -(-memory.ctypes.data // LINE) * LINE
 
 
