@@ -804,3 +804,148 @@ def test_new_numbers_add_nothing():
         assert compiled(t(v, 1)).tolist() == [v * (v + 1) / 2, (v + 1) / 2]
     assert tree_of(compiled).num_programs <= 4
     assert len(list(tree_of(compiled).lines())) <= 4
+
+
+# --- numbers that are only returned -------------------------------------------------------------------
+
+
+def _dict(x, n):
+    loss = x.square().mean()
+    mean = x.mean().item()
+    return {
+        "loss": loss.item(),
+        "mean": mean,
+        "count": n.sum().item(),
+        "two": 2,
+        "size": float(loss.detach()),
+        "x": x,
+    }
+
+
+def _tuple(x, n):
+    total = (x * n).sum()
+    return total.item(), 1, 2, n.sum().item(), [1.0, 2.0, float(total)], x + n
+
+
+def _one(x, n):
+    return x.sum().item() if n.ndim else float(x.sum())
+
+
+def _after_a_branch(x, n):
+    if x.sum() > 0:
+        return (x * 2).sum().item()
+    return n.sum().item(), 0
+
+
+RETURNED = [_dict, _tuple, _one, _after_a_branch]
+
+
+@pytest.mark.parametrize("f", RETURNED)
+def test_numbers_that_are_only_returned_need_no_python(f):
+    calls = [(t(a, b), tw.tensor([c, 1])) for a, b, c in RNG.integers(-4, 5, (8, 3))]
+    compiled = tw.compile(f)
+    for args in calls:
+        got, expected = compiled(*args), f(*args)
+        assert repr(got) == repr(expected)
+    tree = tree_of(compiled)
+    assert not tree.led and tree.num_programs <= 6, compiled.explain()
+    assert "which is returned" in compiled.explain()
+
+
+def _printed(x, log):
+    print(x.sum().item())
+
+
+def _kept(x, log):
+    log.append(x.sum().item())
+
+
+def _compared(x, log):
+    return x.sum().item() > 2
+
+
+def _computed(x, log):
+    s = x.sum().item()
+    return s, s * 2
+
+
+def _formatted(x, log):
+    return f"{x.sum().item():.3f}"
+
+
+def _key(x, log):
+    return {x.sum().item(): 1}
+
+
+def _key_of_float(x, log):
+    return {float(x.sum()): float(x.sum())}
+
+
+def _called(x, log):
+    return max(x.sum().item(), x.max().item())
+
+
+def _twice(x, log):
+    return float(x.sum().item()), float(x.sum().item())
+
+
+def _inside(x, log):
+    def inner():
+        return x.sum().item()
+
+    return inner() + 1
+
+
+def _again(x, log):
+    if x.ndim == 1:
+        return _again(x[None], log) * 2
+    return x.sum().item()
+
+
+def _unpacked(x, log):
+    s, m = x.sum().item(), x.max().item()
+    for v in (s, m):
+        log.append(v)
+    return s
+
+
+def _caught(x, log):
+    s = x.sum().item()
+    try:
+        return s
+    finally:
+        log.append(s)
+
+
+def _seen(x, log):
+    s = x.sum().item()
+    names = locals()
+    return names["s"]
+
+
+@pytest.mark.parametrize(
+    "f",
+    [_printed, _kept, _compared, _computed, _formatted, _key, _key_of_float, _called, _twice, _inside, _again,
+     _unpacked, _caught, _seen],
+)  # fmt: skip
+def test_numbers_that_something_is_done_with(f, capsys):
+    out = []
+    for run_it in (f, tw.compile(f)):
+        log = []
+        kept = Log(log)
+        results = [repr(run_it(x, kept)) for x in (t(1, 2), t(-3, 1), t(4, 4), t(1, 2))]
+        out.append((results, log, capsys.readouterr().out))
+    assert out[0] == out[1]
+
+
+class Log:
+    """A list that can be an argument of compiled code: all are the same."""
+
+    def __init__(self, items):
+        self.append = items.append
+
+    def __eq__(self, other):
+        return isinstance(other, Log)
+
+    def __hash__(self):
+        return 1

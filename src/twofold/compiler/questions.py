@@ -27,6 +27,9 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.primitive import Primitive
 from ..ir.types import TensorType
 from ..primitives.movement import expand, full
+from .results import Asked
+from .run import Run
+from .tail import count_to_the_end
 from .trace import Tracer
 
 Array = np.ndarray[Any, Any]
@@ -51,6 +54,7 @@ class Question:
         self.prim, self.params = prim, params
         self.num_nodes, self.met = len(tracer.graph.nodes), tracer.met()
         self.location: Location | None = user_location()
+        self.is_returned = False  # nothing else happens to the number
         self.numeric = prim is None and _is_numeric(why, self.values[0].type)
 
     def key(self, arrays: Sequence[Array]) -> Any:
@@ -111,9 +115,14 @@ class PathTracer(Tracer):
 
     asks = True
 
-    def __init__(self, name: str):
+    def __init__(self, fn: Callable[..., Any], name: str):
         super().__init__(name, entries=True)
+        self.fn = fn
+        self.returned: list[tuple[int, int]] = []  # questions whose numbers are
+        self.floats: dict[int, tuple[float, Asked]] = {}  # such numbers that are marks, by id
         self.answer: Callable[[Question], list[Array]] = _nobody
+        self.num_asked = 0
+        self.marks = True  # see Note [Numbers that are returned]
         self.vary = False  # numbers among the operands may come from an answer
         self.numbers: dict[Value, Array] = {}  # those since then, each place by itself
 
@@ -129,6 +138,45 @@ class PathTracer(Tracer):
         value = self.graph.add_input(TensorType.of(array))
         self.found.append(value)
         return value
+
+    def single(self, t: Tensor, why: str) -> Any:
+        """A number; one that is only returned is a mark, whose place in the result gets the number of each call."""
+        value = self.value_of(t)
+        left = None
+        if self.asks and self.marks and why in ("item()", "float()") and value not in self.graph.constants:
+            left = count_to_the_end(self.fn, Run.call.__code__, 2)
+        if left is None:
+            return self.concrete(t, why).item()
+        question = Question(why, [value], None, None, self)
+        question.numeric = question.is_returned = True
+        number, mark = self.answer(question)[-1].item(), Asked(self.num_asked - 1)
+        self.returned.append((mark.number, left))
+        if why == "item()":
+            return mark
+        number = float(number)
+        self.floats[id(number)] = number, mark
+        return number
+
+    def mark_of(self, result: Any) -> Any:
+        """A leaf of the result, or the mark whose number it is."""
+        known = self.floats.get(id(result))
+        return result if known is None else known[1]
+
+    def is_consistent(self, result: Any) -> bool:
+        """Whether the numbers that are only returned were the last that the code asked for, and are no keys."""
+        first = self.num_asked - len(self.returned)
+        return self.returned == [(k, self.num_asked - k) for k in range(first, self.num_asked)] and not (
+            self.returned and self._is_in_keys(result)
+        )
+
+    def _is_in_keys(self, result: Any) -> bool:
+        if isinstance(result, (tuple, list)):
+            return any(map(self._is_in_keys, result))
+        if not isinstance(result, dict):
+            return False
+        return any(self.mark_of(k).__class__ is Asked for k in result) or any(
+            map(self._is_in_keys, result.values())
+        )
 
     def number(self, x: Any, dtype: Any) -> Value:
         """A Python number; see Note [Numbers]."""

@@ -25,6 +25,13 @@ class Gradient:
     of: Tensor
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Stands for the number that answers a question."""
+
+    number: int
+
+
 class ViewOf:
     """Stands for a view: of what, and the operations from there."""
 

@@ -96,6 +96,7 @@ class Run:
         Raises: TraceError for what a program can't do.
         """
         leaves, self.result_tree = flatten(self.result)
+        leaves = [self.tracer.mark_of(leaf) for leaf in leaves]
         self.made, self.marks = _sort_results(leaves, self.handles, self.tracer)
         self.outputs = [self.tracer.value_of(r) for r in self.made]
         self.collect_changes()

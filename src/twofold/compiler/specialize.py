@@ -73,7 +73,7 @@ class Specialization:
         graph, history = run_passes(traced.rest)
         return introduce(Program(graph, self.updates), history)
 
-    def run(self, tensors: Sequence[Tensor], made: Sequence[Any] = (), result: Trace | None = None) -> Any:
+    def run(self, tensors: Sequence[Tensor], made: Sequence[Any] = (), result: Any = None) -> Any:
         """Call the program on the arguments' tensors; state is read from and written to its place.
 
         Args:
@@ -216,7 +216,7 @@ class Differentiable(Specialization):
         first = traced.num_args + len(self._grads) + traced.num_found
         return first + next(i for i, h in enumerate(self._handles) if h is handle)
 
-    def run(self, tensors: Sequence[Tensor], made: Sequence[Any] = (), result: Trace | None = None) -> Any:
+    def run(self, tensors: Sequence[Tensor], made: Sequence[Any] = (), result: Any = None) -> Any:
         """Call the forward program, and put the call on the tape."""
         rebased = [tensors[t] if isinstance(t, int) else t.handle for t in self._rebased]
         for t in rebased:

@@ -32,7 +32,7 @@ from ..ir.types import TensorType, contiguous_strides
 from .attributes import Attributes, attributes_of
 from .derivative import Derivative, Made
 from .entry import enter
-from .results import find
+from .results import Asked, find
 
 
 class Root:
@@ -185,6 +185,14 @@ class Tracer:
     def owners(self) -> dict[int, Tensor]:
         """Gradients that were there before -> their tensors; by id."""
         return {id(grad): t for t, grad, _ in self.grads.values() if grad is not None}
+
+    def mark_of(self, result: Any) -> Any:
+        """What stands for a leaf of the result that is no tensor."""
+        return result
+
+    def single(self, t: Tensor, why: str) -> Any:
+        """The only element of `t` as a Python number."""
+        return self.concrete(t, why).item()
 
     # --- values of handles ----------------------------------------------------------------
 
@@ -430,6 +438,7 @@ class Trace:
         self.num_args = sum(s is TENSOR for s in statics)
         self._args_tree, self._statics = args_tree, statics
         self._result, self._result_tree = result, result_tree
+        self.gives_numbers = any(r.__class__ is Asked for r in result)
         self.gives_one = result_tree.kind is None and result[0].__class__ is Made
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -468,10 +477,12 @@ class Trace:
                 raise TraceError(f"traced with the value {static!r}, called with {leaf!r}", hint="trace it again")
         return tensors
 
-    def rebuild(self, made: Sequence[Tensor], given: Sequence[Tensor]) -> Any:
-        """What the function returns, from the tensors that it makes and its arguments'."""
+    def rebuild(self, made: Sequence[Tensor], given: Sequence[Tensor], answers: Any = ()) -> Any:
+        """What the function returns, from the tensors that it makes, its arguments', and numbers it asked for."""
         views: dict[int, Tensor] = {}
-        return self._result_tree.unflatten([find(r, made, given, views) for r in self._result])
+        return self._result_tree.unflatten(
+            [answers[r.number] if r.__class__ is Asked else find(r, made, given, views) for r in self._result]
+        )
 
     def __str__(self) -> str:
         return str(self.graph)

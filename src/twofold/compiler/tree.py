@@ -203,6 +203,21 @@ class Call:
         return arrays
 
 
+class Answered:
+    """A trace whose result has numbers that were asked for: those of this call."""
+
+    def __init__(self, trace: Trace, questions: Sequence[Question], made: Sequence[Sequence[Array]]):
+        self.trace, self.questions, self.made = trace, questions, made
+
+    def rebuild(self, made: Sequence[Tensor], given: Sequence[Tensor]) -> Any:
+        """As `Trace.rebuild`."""
+        return self.trace.rebuild(made, given, self)
+
+    def __getitem__(self, k: int) -> Any:
+        number = self.made[k][0].item()
+        return float(number) if self.questions[k].why == "float()" else number
+
+
 class Always:
     """The guard of what is always valid."""
 
@@ -221,6 +236,7 @@ class Tree:
     def __init__(self, fn: Callable[..., Any], asks: bool):
         self.fn, self.asks = fn, asks
         self.start = Point()
+        self.marks = True  # where numbers are only returned
         self.led = False  # by Python: see Note [Who leads]
         self.refused = False
         self.num_programs = 0
@@ -287,10 +303,13 @@ class Tree:
             point = way.points.get(way.key(call.run(way)))
         return None
 
-    def end(self, leaf: Leaf, call: Call, result: Trace | None = None) -> Any:
+    def end(self, leaf: Leaf, call: Call, result: Any = None) -> Any:
         """The results of a call that comes to a leaf, or EAGER."""
         if leaf.spec is None or leaf.spec.shares(call.tensors):
             return EAGER
+        trace = result or leaf.spec.trace
+        if trace.gives_numbers:
+            result = Answered(trace, [s.question for s in call.segments], call.made)
         return leaf.spec.run(call.tensors, [call.read(s) for s in leaf.sources], result)
 
     def _refuse(self, error: TraceError, call: Call) -> None:
@@ -347,7 +366,8 @@ def _lines(point: Point, indent: str) -> Iterator[str]:
         count = 0 if way.program is None else len(way.program.graph.nodes)  # type: ignore[assignment]
         yield f"{indent}{count} operations, then {way.question}"
         for key, after in way.points.items():
-            yield f"{indent}  {'any' if way.numeric else way.question.shown(key)}:"
+            answer = "any" if way.numeric else way.question.shown(key)
+            yield f"{indent}  {answer}{', which is returned' if way.question.is_returned else ''}:"
             yield from _lines(after, indent + "    ")
 
 
@@ -360,8 +380,8 @@ class Growth:
 
     def __init__(self, tree: Tree, tensors: Sequence[Tensor], args: Any, kwargs: Any, ready: Call):
         self.tree, self.tensors = tree, tensors
-        self.tracer = PathTracer(name_of(tree.fn))
-        self.tracer.asks = tree.asks
+        self.tracer = PathTracer(tree.fn, name_of(tree.fn))
+        self.tracer.asks, self.tracer.marks = tree.asks, tree.marks
         self.tracer.answer = self._answer
         self.run = Run(tree.fn, args, kwargs, self.tracer)
         self.values = Values(self.tracer, self.run.starts, [t._value for t in tensors])
@@ -385,7 +405,7 @@ class Growth:
             )
         signature = (
             self.signatures.part(), question.why, question.prim,
-            self.signatures.keys(question.values), str(question.params),
+            self.signatures.keys(question.values), str(question.params), question.is_returned,
         )  # fmt: skip
         segment = self._find(signature)
         if segment is None:
@@ -406,10 +426,11 @@ class Growth:
                 known[nodes[number].outputs[index]] = array
             known.update(zip(question.values, arrays, strict=False))
             self.point = segment.point(arrays)
-        if segment.numeric:
+        if segment.numeric and not question.is_returned:
             self.tree.led = self.tracer.vary = True
         if question.prim is not None:
             self.values.found.append(arrays[-1])
+        self.tracer.num_asked += 1
         self.path.append(segment)
         self.questions.append(question)
         self.answers.append(arrays)
@@ -457,6 +478,9 @@ class Growth:
             except Exception as error:
                 failed = error
             if failed is None:
+                if not self.tracer.is_consistent(run.result):
+                    self.tree.marks = False
+                    raise Again
                 run.end(derivative=True)
                 self.signature = self._signature()
             else:
@@ -526,7 +550,8 @@ class Growth:
         if spec is None or spec.shares(self.tensors):
             return lambda: EAGER
         arrays = [*self.values.found, *[self.values[v] for v in (*self._lifted(), *carried)]]
-        return lambda: spec.run(self.tensors, arrays)
+        result = Answered(self.result, self.questions, self.answers) if self.result.gives_numbers else None
+        return lambda: spec.run(self.tensors, arrays, result)
 
     def _tell(self, what: str) -> None:
         if self.questions:
@@ -562,7 +587,7 @@ class Growth:
                 point.add(segment, old, "the beginning" if point is tree.start else str(question))
                 old = None
             point = segment.point(arrays)
-            tree.led = tree.led or segment.numeric
+            tree.led = tree.led or (segment.numeric and not question.is_returned)
         point.add(leaf, old, str(self.questions[-1]) if self.questions else "the beginning")
         return leaf, carried
 

@@ -53,7 +53,7 @@ def _single(t: Tensor, why: str) -> Any:
             op=why,
             hint="reduce or index it first, or use tolist()",
         )
-    return concrete(t, why).item()
+    return concrete(t, why).item() if mode.tracer is None else mode.tracer.single(t, why)
 
 
 @function(module=False)
