@@ -196,6 +196,7 @@ def test_an_error_in_every_second_call():
     f = tw.compile(lambda x, i: x[i].exp())
     x = tw.randn(1000, 8)
     f(x, tw.tensor([3]))
+    gc.collect()
     count = sys.getrefcount(x)
     objects = 0
     for i in range(2000):
