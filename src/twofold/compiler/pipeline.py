@@ -9,10 +9,10 @@ from typing import NamedTuple
 from ..ir import config
 from ..ir.errors import TwofoldError
 from ..ir.graph import Graph
-from .passes import canonicalize, fold, layout, prune, share
+from .passes import canonicalize, fold, layout, prune, share, split
 
 # In this order; each is a function from Graph to Graph.
-PASSES: tuple[Callable[[Graph], Graph], ...] = (prune, fold, layout, canonicalize, share, prune)
+PASSES: tuple[Callable[[Graph], Graph], ...] = (prune, fold, split, layout, canonicalize, share, prune)
 TRACE = "trace"  # the name of the graph before all passes
 LATER = ("fuse", "reuse")  # decided after the passes, can be left out like them: see group.py and Program._plan
 

@@ -5,5 +5,6 @@ from .fold import fold
 from .layout import layout
 from .prune import prune
 from .share import share
+from .split import split
 
-__all__ = ["canonicalize", "fold", "layout", "prune", "share"]
+__all__ = ["canonicalize", "fold", "layout", "prune", "share", "split"]

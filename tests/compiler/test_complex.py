@@ -1,0 +1,114 @@
+"""Complex numbers compiled: computed by their parts, in kernels, with the results of NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_kernels import NUMPY_NAMES, make_graph
+
+import twofold as tw
+from twofold.backends.cpu.program import Program
+from twofold.compiler.compile import optimize
+
+GROWING = ["exp", "expm1", "sinh", "cosh", "tanh", "sin", "cos", "tan", "sigmoid"]
+FUNCTIONS = [*GROWING, "log", "log1p", "sqrt", "rsqrt", "asin", "acos", "asinh", "acosh", "atanh", "atan", "abs"]
+
+
+def arguments(dtype, growing):
+    """Everyday numbers, all magnitudes, and both sides of the branch cuts."""
+    rng = np.random.default_rng(0)
+    everyday = rng.standard_normal((2, 300)) * 3
+    wide = 10 ** rng.uniform(-12, 1.5 if growing else 12, (2, 300)) * rng.choice([-1, 1], (2, 300))
+    edge = np.array(np.meshgrid(*[[0.0, -0.0, 1, -1, 2, -2, 0.5, -0.5]] * 2)).reshape(2, -1)
+    z = np.empty(664, np.complex128)
+    z.real, z.imag = np.concatenate([everyday, wide, edge], axis=1)
+    return z.astype(dtype)
+
+
+def exact(name, z):
+    if name == "rsqrt":
+        return 1 / np.sqrt(z)
+    if name == "sigmoid":
+        return 1 / (1 + np.exp(-z))
+    if name == "log1p":  # NumPy's has no digits for small numbers
+        out, near = np.log1p(z), np.abs(z) < 0.1
+        out.real[near] = np.log1p(z.real * (2 + z.real) + z.imag**2)[near] / 2
+        return out
+    return getattr(np, NUMPY_NAMES.get(name, name))(z)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("complex64", 0.75), ("complex128", 24)])
+def test_accuracy(dtype, most):
+    """In units of the last place of the modulus; the signs of zeros choose the side of a branch cut."""
+    cases = [(name, [arguments(dtype, name in GROWING)], {}) for name in FUNCTIONS]
+    graph, arrays = make_graph(cases)
+    program = Program(optimize(graph))
+    assert "numpy" not in program.kernels()
+    for (name, (z,), _), got in zip(cases, program(arrays), strict=True):
+        with np.errstate(all="ignore"):
+            e = exact(name, z.astype(np.complex128))
+            unit = np.spacing(np.abs(e).astype(got.real.dtype)).astype(np.float64)
+            error = np.abs(got - e) / unit
+        finite = np.isfinite(e) & np.isfinite(e.astype(got.dtype))
+        assert (error[finite] <= most).all(), f"{name} of {z[finite][error[finite] > most]}"
+        np.testing.assert_array_equal(got[~finite], e.astype(got.dtype)[~finite], err_msg=name)
+        if name != "abs":
+            edge = slice(-64, None)
+            for part in (got.real[edge], e.real[edge]), (got.imag[edge], e.imag[edge]):
+                keep = np.isfinite(part[1])
+                np.testing.assert_array_equal(
+                    *(np.signbit(p[keep]) for p in part), err_msg=f"{name} {z[edge][keep]}"
+                )
+
+
+def test_division():
+    """Divisors whose squares overflow or vanish, and zero."""
+    rng = np.random.default_rng(1)
+    a, b = (rng.standard_normal(500) + 1j * rng.standard_normal(500) for _ in range(2))
+    b[:200] *= 10.0 ** rng.integers(-300, 300, 200)
+    b[200:204] = 0
+    graph, arrays = make_graph([("div", [a, b], {}), ("mul", [a, a * 2], {})])
+    with np.errstate(all="ignore"):
+        quotient, product = Program(optimize(graph))(arrays)
+        expected = a / b
+    infinite = ~np.isfinite(expected)
+    np.testing.assert_array_equal(quotient[infinite].real, expected[infinite].real)
+    np.testing.assert_allclose(quotient[~infinite], expected[~infinite], rtol=1e-15)
+    np.testing.assert_allclose(product, a * a * 2, rtol=1e-15)
+
+
+def test_a_step_with_complex_parameters():
+    """Products, movement, sums and gradients; no part of it is computed by NumPy."""
+    rng = np.random.default_rng(0)
+    z = lambda *shape: rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+    x, w = tw.tensor(z(5, 4)), z(4, 3)
+
+    def run(compiled):
+        weight = tw.tensor(w, requires_grad=True)
+
+        def step(x):
+            weight.grad = None
+            y = (x @ weight).exp() * 0.1 + x[:, :1].conj()
+            y = tw.cat([y, y.flip(0).reshape(5, 3) / 2], 1)
+            loss = (y.abs() ** 2).sum() + (y * y).mean().real
+            loss.backward()
+            with tw.no_grad():
+                weight.sub_(weight.grad * 0.01)
+            return loss
+
+        fn = tw.compile(step) if compiled else step
+        losses = [fn(x).item() for _ in range(3)]
+        if compiled:
+            graph = tw.trace(step, x).graph
+            assert "numpy" not in Program(optimize(graph)).kernels()
+        return losses, weight.detach().numpy() if not compiled else None
+
+    (eager, _), (compiled, _) = run(False), run(True)
+    np.testing.assert_allclose(compiled, eager, rtol=1e-12)
+
+
+def test_what_only_moves_stays_in_one_piece():
+    x = tw.tensor([[1 + 2j, 3 - 1j], [0.5j, 4]])
+    graph = optimize(tw.trace(lambda x: x.T.flip(0).reshape(4), x).graph)
+    assert not any(n.prim.name in ("real", "imag", "complex") for n in graph.nodes)
+    assert tw.compile(lambda x: x.T.flip(0).reshape(4))(x).tolist() == [3 - 1j, 4, 1 + 2j, 0.5j]
