@@ -30,6 +30,7 @@ _SCRATCH = 400 << 10  # bytes of transformed input that a worker holds at a time
 _FEW_ITEMS = 16
 LEAST_CHANNELS = 32
 LEAST_GAIN = 1.3
+SHIFT = 48  # numbers between the 16 elements of transformed weights: else they share sets of the caches
 PAD = 64  # bytes between rows that are read side by side
 
 COMBINATIONS = ((0, 2, "fsub"), (1, 2, "fadd"), (2, 1, "fsub"), (1, 3, "fsub"))  # the rows of B'
@@ -134,7 +135,8 @@ class WinogradKernel(ConvKernel):
         self.size = rows.count, cols.count
         self.grid = -(-rows.count // 2), -(-cols.count // 2)
         self.windows = Windows((height, width, channels), self.grid, (rows.first, cols.first), (4, 4))
-        self.panel_size = 16 * self.inputs * self.width
+        self.element = self.inputs * self.width + SHIFT
+        self.panel_size = 16 * self.element
         self.tiles = tile_rows(n * self.grid[0] * self.grid[1], self.most)
         self.large = self.tiles[0]
         self.num_large = self.tiles.count(self.large)
@@ -190,7 +192,7 @@ class WinogradKernel(ConvKernel):
                 taps = [load(f, f.at(start, 4 * at), float32, self.lanes, so, count) for at in offsets]
             out = f.at(target, f.mul(f.add(f.mul(c, self.width), o), 4))
             for e, value in enumerate(_weight_transform(f, taps)):
-                store(f, value, f.at(out, e * self.inputs * self.width * 4), float32, self.lanes)
+                store(f, value, f.at(out, e * self.element * 4), float32, self.lanes)
 
         f.loop(f.args[1], f.args[2], item)
         f.ret()
@@ -263,7 +265,7 @@ class WinogradKernel(ConvKernel):
                 for row in at
             ]
             out = f.at(target, place)
-            for e, value in enumerate(_input_transform(f, x)):
+            for e, value in enumerate(input_transform(f, x)):
                 store(f, value, f.at(out, e * self.input_step), float32, self.lanes)
 
         by_vector(f, self.inputs, self.lanes, channel)
@@ -274,7 +276,7 @@ class WinogradKernel(ConvKernel):
         """One element of each of a few tiles, for one panel."""
         t = f.sub(self._first(f, m), first)
         a = f.at(a, f.add(f.mul(e, self.input_step), f.mul(t, self.row)))
-        b = f.at(b, f.mul(e, self.inputs * self.width * 4))
+        b = f.at(b, f.mul(e, self.element * 4))
         out = f.at(products, f.add(f.mul(e, self.output_step), f.mul(t, self.width * 4)))
 
         def some(rows: int) -> None:
@@ -323,7 +325,7 @@ class WinogradKernel(ConvKernel):
                 f.when(both, functools.partial(pixel, k))
 
 
-def _input_transform(f: Function, x: Sequence[Sequence[Val]]) -> list[Val]:
+def input_transform(f: Function, x: Sequence[Sequence[Val]]) -> list[Val]:
     """B' x B of a tile of 4 x 4."""
     down = [[f.op(op, x[a][j], x[b][j]) for j in range(4)] for a, b, op in COMBINATIONS]
     return [f.op(op, row[a], row[b]) for row in down for a, b, op in COMBINATIONS]

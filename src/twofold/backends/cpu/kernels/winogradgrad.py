@@ -24,10 +24,21 @@ from .access import load, store
 from .contract import tile_rows
 from .convgrad import _pick
 from .tile import bases_of, columns_of, copy_bytes, kernel_function, multiply, scratch_of, unravel
-from .winograd import COMBINATIONS, LEAST_CHANNELS, LEAST_GAIN, PAD, Windows, by_vector, gain
+from .winograd import (
+    COMBINATIONS,
+    LEAST_CHANNELS,
+    LEAST_GAIN,
+    PAD,
+    SHIFT,
+    Windows,
+    by_vector,
+    gain,
+    input_transform,
+)
 
 _SCRATCH = 500 << 10  # bytes of transformed tiles that a worker holds at a time
 _FEW_ITEMS = 16
+_ENOUGH_TILES = 48  # to be transformed at a time
 _SPLIT_BYTES = 4 << 20  # of a partial result, per split of its panels
 _PARTIAL_BYTES = 8 << 20
 
@@ -43,7 +54,7 @@ def suits_weight_grad(x: View, g: View, groups: int, kernel: Shape, stride: Shap
 class WinogradWeightGradKernel:
     """The same as `WeightGradKernel`, for which `suits_weight_grad` holds.
 
-    The four rows of elements of the transformed tiles are separate pieces of work, which share nothing.
+    Where there are many channels, the four rows of elements are separate pieces of work.
 
     Args:
         x: the input (N, H, W, C), row-major.
@@ -62,22 +73,26 @@ class WinogradWeightGradKernel:
         self.seen = Windows((height, width, self.inputs), grid, (-low[0], -low[1]), (4, 4))
         self.given = Windows((rows, cols, self.outputs), grid, (0, 0), (2, 2))
         self.panel_size = self.inputs * self.width
-        self.size = 16 * self.panels * self.panel_size  # elements of a partial result
+        self.step = self.panels * self.panel_size + SHIFT
+        self.size = 16 * self.step  # numbers of a partial result
         tiles = n * grid[0] * grid[1]
         self.splits = min(self.panels, max(1, (self.size * 4) // _SPLIT_BYTES))
-        groups = min(-(-_FEW_ITEMS // (4 * self.splits)), max(1, _PARTIAL_BYTES // (self.size * 4)))
+        wide = -(-self.panels // self.splits)  # panels of one item
+        self.row = -(-self.inputs // self.lanes) * self.lanes * 4 + PAD
+        tile = self.row + wide * self.width * 4  # bytes of one element of a transformed tile
+        self.pieces = 1 if 16 * _ENOUGH_TILES * tile <= _SCRATCH else 4
+        self.elements = 16 // self.pieces
+        groups = min(-(-_FEW_ITEMS // (self.pieces * self.splits)), max(1, _PARTIAL_BYTES // (self.size * 4)))
         self.per = -(-tiles // groups)
         self.tiles, self.partials = tiles, -(-tiles // self.per)
-        self.chunks = self.partials * 4 * self.splits
-        self.row = -(-self.inputs // self.lanes) * self.lanes * 4 + PAD
-        wide = -(-self.panels // self.splits)  # panels of one item
-        fits = _SCRATCH // (4 * (self.row + wide * self.width * 4))
+        self.chunks = self.partials * self.pieces * self.splits
+        fits = _SCRATCH // (self.elements * tile)
         self.block = -(-self.per // -(-self.per // max(16, fits)))
         self.input_step = self.block * self.row + PAD
         self.panel_step = self.block * self.width * 4 + PAD
         self.output_step = wide * self.panel_step
         windows = self.seen.scratch_bytes + self.given.scratch_bytes
-        self.scratch_bytes = 4 * (self.input_step + self.output_step) + windows
+        self.scratch_bytes = self.elements * (self.input_step + self.output_step) + windows
 
     def partial_size(self) -> int:
         """Elements of all partial results: per group of tiles [element][panel][in][width]."""
@@ -89,19 +104,19 @@ class WinogradWeightGradKernel:
         x = f.at(bases[self.x.buffer], self.x.offset * 4)
         g = f.at(bases[self.g.buffer], self.g.offset * 4)
         scratch = scratch_of(f)
-        given = f.at(scratch, 4 * self.input_step)
-        spare = f.at(given, 4 * self.output_step)
+        given = f.at(scratch, self.elements * self.input_step)
+        spare = f.at(given, self.elements * self.output_step)
         other = f.at(spare, self.seen.scratch_bytes)
         self.seen.start(f, spare)
         self.given.start(f, other)
 
         def item(number: Any) -> None:
-            part, split, i = unravel(f, number, (self.partials, self.splits, 4))
+            part, split, i = unravel(f, number, (self.partials, self.splits, self.pieces))
             begin = f.mul(part, self.per)
             end = f.min(f.add(begin, self.per), self.tiles)
             start = f.div(f.mul(split, self.panels), self.splits)
             stop = f.div(f.mul(f.add(split, 1), self.panels), self.splits)
-            out = f.at(bases[partials], f.mul(f.add(f.mul(part, 4), i), self.size // 4 * 4))
+            out = f.at(bases[partials], f.mul(f.add(f.mul(part, self.pieces), i), self.elements * self.step * 4))
 
             def block(first: Any) -> None:
                 count = f.min(self.block, f.sub(end, first))
@@ -120,10 +135,10 @@ class WinogradWeightGradKernel:
                 def panel(j: Any, p: Any) -> None:
                     a = f.at(scratch, f.mul(j, self.input_step))
                     b = f.at(given, f.add(f.mul(j, self.output_step), f.mul(f.sub(p, start), self.panel_step)))
-                    place = f.at(out, f.mul(f.add(f.mul(j, self.panels), p), self.panel_size * 4))
+                    place = f.at(out, f.add(f.mul(j, self.step * 4), f.mul(p, self.panel_size * 4)))
                     self._by_panel(f, p, lambda counts: self._multiply(f, a, b, place, count, counts, fresh))
 
-                f.loop(0, 4, lambda j: f.loop(start, stop, lambda p: panel(j, p)) and None)
+                f.loop(0, self.elements, lambda j: f.loop(start, stop, lambda p: panel(j, p)) and None)
 
             f.loop(begin, end, block, step=self.block)
 
@@ -142,36 +157,39 @@ class WinogradWeightGradKernel:
             f.when(f.icmp("eq", panel, self.panels - 1), lambda: body(columns_of(tail, self.lanes)))
 
     def _see(self, f: Function, images: Val, i: Any, number: Any, target: Val, spare: Val) -> None:
-        """Row `i` of the elements of a tile of the input."""
-        ty = vector("float", self.lanes)
+        """The elements of a tile of the input: all, or row `i` of them."""
+        ty, whole = vector("float", self.lanes), self.pieces == 1
         lines = [_pick(f, i, [p for p, _, _ in COMBINATIONS]), _pick(f, i, [q for _, q, _ in COMBINATIONS])]
-        a, b = self.seen.rows(f, images, number, spare, lines)
-        sign = f.select(f.icmp("eq", f.int(i), 1), f.const(1.0, ty), f.const(-1.0, ty))
+        rows = self.seen.rows(f, images, number, spare, None if whole else lines)
+        sign = None if whole else f.select(f.icmp("eq", f.int(i), 1), f.const(1.0, ty), f.const(-1.0, ty))
 
         def channel(c: Any, count: int) -> None:
-            place = f.mul(c, 4)
-            above, below = f.at(a, place), f.at(b, place)
             x = []
-            for j in range(4):
-                one, two = (
-                    load(f, f.at(r, j * self.seen.pixel), float32, self.lanes, 1, count) for r in (above, below)
-                )
-                x.append(f.op("fadd", one, f.op("fmul", two, sign)))
-            out = f.at(target, place)
-            for j, (p, q, op) in enumerate(COMBINATIONS):
-                store(f, f.op(op, x[p], x[q]), f.at(out, j * self.input_step), float32, self.lanes)
+            for row in rows:
+                at = f.at(row, f.mul(c, 4))
+                x.append([load(f, f.at(at, j * self.seen.pixel), float32, self.lanes, 1, count) for j in range(4)])
+            if sign is None:
+                values = input_transform(f, x)
+            else:
+                t = [f.op("fadd", a, f.op("fmul", b, sign)) for a, b in zip(*x, strict=True)]
+                values = [f.op(op, t[p], t[q]) for p, q, op in COMBINATIONS]
+            out = f.at(target, f.mul(c, 4))
+            for j, value in enumerate(values):
+                store(f, value, f.at(out, j * self.input_step), float32, self.lanes)
 
         by_vector(f, self.inputs, self.lanes, channel)
 
     def _give(
         self, f: Function, images: Val, i: Any, number: Any, target: Val, spare: Val, start: Any, stop: Any
     ) -> None:
-        """Row `i` of the elements of a tile of the gradient, for some panels."""
-        ty = vector("float", self.lanes)
-        a, b = self.given.rows(f, images, number, spare)
+        """The elements of a tile of the gradient for some panels: all, or row `i` of them."""
+        ty, whole = vector("float", self.lanes), self.pieces == 1
+        rows = self.given.rows(f, images, number, spare)
         zero, one, minus = (f.const(v, ty) for v in (0.0, 1.0, -1.0))
-        upper = f.select(f.icmp("eq", f.int(i), 3), zero, one)
-        lower = f.select(f.icmp("eq", f.int(i), 0), zero, f.select(f.icmp("eq", f.int(i), 2), minus, one))
+        factors = None
+        if not whole:
+            lower = f.select(f.icmp("eq", f.int(i), 0), zero, f.select(f.icmp("eq", f.int(i), 2), minus, one))
+            factors = f.select(f.icmp("eq", f.int(i), 3), zero, one), lower
 
         def panel(p: Any) -> None:
             out = f.at(target, f.mul(f.sub(p, start), self.panel_step))
@@ -182,16 +200,21 @@ class WinogradWeightGradKernel:
 
             self._by_panel(f, p, with_columns)
 
+        def four(a: Val, b: Val) -> list[Val]:
+            return [a, f.op("fadd", a, b), f.op("fsub", a, b), b]
+
         def part(p: Any, out: Val, v: int, count: int) -> None:
             place = f.add(f.mul(p, self.width * 4), v * self.lanes * 4)
-            t = []
+            columns = []
             for j in range(2):
-                above, below = (
-                    load(f, f.at(f.at(r, place), j * self.given.pixel), float32, self.lanes, 1, count)
-                    for r in (a, b)
-                )
-                t.append(f.op("fadd", f.op("fmul", above, upper), f.op("fmul", below, lower)))
-            for j, value in enumerate([t[0], f.op("fadd", *t), f.op("fsub", *t), t[1]]):
+                at = [f.at(f.at(row, place), j * self.given.pixel) for row in rows]
+                a, b = (load(f, address, float32, self.lanes, 1, count) for address in at)
+                if factors is None:
+                    columns.append(four(a, b))
+                else:
+                    columns.append([f.op("fadd", f.op("fmul", a, factors[0]), f.op("fmul", b, factors[1]))])
+            values = [value for pair in zip(*columns, strict=True) for value in four(*pair)]
+            for j, value in enumerate(values):
                 store(f, value, f.at(out, j * self.output_step + v * self.lanes * 4), float32, self.lanes)
 
         f.loop(start, stop, panel)
@@ -249,7 +272,7 @@ class WinogradWeightGradKernel:
                 start = f.at(source, f.mul(f.add(f.mul(c, self.width), o), 4))
                 m = []
                 for e in range(16):
-                    at = f.at(start, e * self.panels * self.panel_size * 4)
+                    at = f.at(start, e * self.step * 4)
                     total = f.load(ty, at, 4)
                     for q in range(1, self.partials):
                         total = f.op("fadd", total, f.load(ty, f.at(at, q * self.size * 4), 4))
