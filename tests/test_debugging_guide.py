@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from twofold.compiler.pipeline import LATER, PASSES
 from twofold.ir import config
 
 TEXT = (Path(__file__).parents[1] / "docs" / "debugging.md").read_text()
@@ -79,3 +80,8 @@ def test_what_is_shown_is_not_nothing():
 
 def test_all_settings_are_listed():
     assert set(re.findall(r"`(TWOFOLD_\w+)", TEXT)) == set(config.SETTINGS)
+
+
+def test_all_passes_are_explained():
+    (text,) = re.findall(r"^The passes are (.*?)\n\n", TEXT, re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"`(\w+)` \(", text)) == {*LATER, *(p.__name__ for p in PASSES)}

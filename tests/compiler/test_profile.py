@@ -10,6 +10,7 @@ import pytest
 
 import twofold as tw
 from twofold import nn
+from twofold.backends.cpu.kernels.table import LOWERINGS
 
 
 def training():
@@ -95,11 +96,12 @@ def test_eager_operations():
     assert "eager operations" in str(p) and "(3, 8)" in str(p)
 
 
-def test_steps_on_numpy_are_timed_too():
-    f = tw.compile(lambda x: tw.erfinv(x) + tw.searchsorted(x, x).to(tw.float32))
+def test_steps_on_numpy_are_timed_too(monkeypatch):
+    monkeypatch.delitem(LOWERINGS, "searchsorted")
+    f = tw.compile(lambda x: x.exp() + tw.searchsorted(x, x).to(tw.float32))
     x = tw.linspace(-0.5, 0.5, 8)
     expected = f(x)
-    assert f.lower(x).cost().num_fallbacks, "nothing runs on NumPy any more: choose another operation"
+    assert f.lower(x).cost().num_fallbacks == 1
     with tw.profile() as p:
         got = f(x)
     np.testing.assert_array_equal(got.numpy(), expected.numpy())
