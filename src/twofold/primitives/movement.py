@@ -248,7 +248,17 @@ def _only_adds_dims(old: Shape, new: Shape) -> bool:
 def _expand(x: Array, *, shape: Shape) -> Array:
     if _only_adds_dims(x.shape, shape):
         return x[(None,) * (len(shape) - x.ndim) + (...,)]
-    return np.broadcast_to(x, shape)
+    if x.dtype.kind not in _BUFFERED or not x.flags.c_contiguous:
+        return np.broadcast_to(x, shape)
+    lead, strides = len(shape) - x.ndim, x.strides
+    if shape[lead:] != x.shape:
+        strides = tuple([s if n == m else 0 for n, m, s in zip(x.shape, shape[lead:], strides, strict=True)])
+    out = np.ndarray(shape, x.dtype, x, 0, (0,) * lead + strides)  # NumPy's function takes seven times as long
+    out.flags.writeable = False
+    return out
+
+
+_BUFFERED = frozenset("fciub")  # kinds of dtypes of which NumPy makes arrays on the memory of others
 
 
 def _expand_write(base: Any, new: Any, *, shape: Shape) -> Any:

@@ -129,17 +129,22 @@ _LONG = 1 << 10
 _FLOAT, _DOUBLE = float32.numpy, float64.numpy
 
 
+def _check_order(dims: Shape) -> None:
+    """Refuse what NumPy would take: other orders, and numbers that count from the end."""
+    previous = -1
+    for d in dims:
+        if d <= previous:
+            raise ValueError
+        previous = d
+
+
 def _sum(x: Any, *, dims: Shape, keepdim: bool) -> Any:
     kind = x.dtype
     single = kind is _FLOAT or kind is _DOUBLE
     if single and dims == ALL_DIMS[x.ndim]:
         return np.add.reduce(x, None, None, None, keepdim)  # type: ignore[call-overload]
-    previous = -1
-    for d in dims:
-        if d <= previous:
-            raise ValueError  # NumPy would take other orders, and count from the end
-        previous = d
-    if single and previous == x.ndim - 1:
+    _check_order(dims)
+    if single and dims and dims[-1] == x.ndim - 1:
         return np.add.reduce(x, dims, None, None, keepdim)  # type: ignore[call-overload]
     if kind.kind == "b":
         raise TypeError  # NumPy would take "or"
@@ -239,21 +244,33 @@ def _extreme_torch(name: str) -> Callable[..., Any]:
     return lambda torch, x, dims, keepdim: getattr(torch, name)(x, dims, keepdim) if dims else x.clone()
 
 
+def _extreme(ufunc: np.ufunc) -> Callable[..., Any]:
+    def run(x: Any, *, dims: Shape, keepdim: bool) -> Any:
+        _check_order(dims)
+        if x.dtype.kind == "c":
+            raise TypeError  # NumPy orders complex numbers by their real parts first
+        return ufunc.reduce(x, axis=dims, keepdims=keepdim)
+
+    return run
+
+
 amax = _reduction(
     "amax",
-    lambda x, *, dims, keepdim: np.maximum.reduce(x, axis=dims, keepdims=keepdim),
+    _extreme(np.maximum),
     _extreme_rule,
     REALS | BOOL,
     empty=False,
     torch=_extreme_torch("amax"),
+    checked_by_numpy=True,
 )
 amin = _reduction(
     "amin",
-    lambda x, *, dims, keepdim: np.minimum.reduce(x, axis=dims, keepdims=keepdim),
+    _extreme(np.minimum),
     _extreme_rule,
     REALS | BOOL,
     empty=False,
     torch=_extreme_torch("amin"),
+    checked_by_numpy=True,
 )
 
 # --- along one dimension ------------------------------------------------------------------------

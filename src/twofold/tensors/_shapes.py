@@ -36,7 +36,7 @@ def dims(args: Sequence[Any], ndim: int, op: str) -> Shape:
     """Dimension numbers given as `f(0, -1)` or `f((0, -1))`, each in [0, ndim), in the given order."""
     if len(args) == 1 and isinstance(args[0], (tuple, list)):
         args = args[0]
-    out = tuple([canonical_dim(d, ndim, op=op) for d in args])
+    out = tuple([d if d.__class__ is int and 0 <= d < ndim else canonical_dim(d, ndim, op=op) for d in args])
     if len(set(out)) != len(out):
         raise ShapeError(f"dims {tuple(args)} name a dimension twice", op=op)
     return out

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..autodiff.handle import Tensor, wrap
+from ..autodiff.bind import bind_view
+from ..autodiff.handle import Tensor, mode, wrap
 from ..ir.dtypes import int64, promote
 from ..ir.errors import DTypeError, ShapeError
 from ..ir.types import canonical_dim
@@ -52,17 +53,16 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     tensor([1., 1., 0.])
     """
     xs = _alike(tensors, "cat")
-    kept = tuple([x for x in xs if x.shape != (0,)]) or xs[:1]
-    first = kept[0]
-    if not first.ndim:
+    kept = tuple([x for x in xs if x._value.shape != (0,)]) or xs[:1]
+    first = kept[0]._value.shape
+    if not first:
         raise ShapeError("0-d tensors can't be joined", op="cat", hint="use stack()")
-    dim = canonical_dim(dim, first.ndim, op="cat")
+    dim = canonical_dim(dim, len(first), op="cat")
     for i, x in enumerate(kept):
-        if x.ndim != first.ndim or any(
-            a != b for d, (a, b) in enumerate(zip(x.shape, first.shape, strict=True)) if d != dim
-        ):
+        shape = x._value.shape
+        if shape[:dim] != first[:dim] or shape[dim + 1 :] != first[dim + 1 :] or len(shape) != len(first):
             raise ShapeError(
-                f"shapes {first.shape} and {x.shape} (tensor {i}) do not fit along dimension {dim}",
+                f"shapes {first} and {shape} (tensor {i}) do not fit along dimension {dim}",
                 op="cat",
                 hint=f"all sizes but that of dimension {dim} must be equal",
             )
@@ -170,7 +170,10 @@ def part(x: Tensor, dim: int, start: int, stop: int, step: int = 1) -> Tensor:
     shape = x.shape
     starts, stops, steps = [0] * len(shape), list(shape), [1] * len(shape)
     starts[dim], stops[dim], steps[dim] = start, stop, step
-    return P.slice(x, start=tuple(starts), stop=tuple(stops), step=tuple(steps))
+    params = {"start": tuple(starts), "stop": tuple(stops), "step": tuple(steps)}
+    if mode.tracer is not None or step < 0:
+        return P.slice(x, **params)
+    return bind_view(x, ((P.slice, params),), x._value[(*(slice(None),) * dim, slice(start, stop, step), ...)])
 
 
 def _parts(x: Tensor, dim: int, ends: Sequence[int]) -> tuple[Tensor, ...]:

@@ -120,7 +120,8 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
         raise ShapeError(f"start_dim {start_dim} comes after end_dim {end_dim} in shape {shape}", op="flatten")
     if start == end:
         return input
-    return P.reshape(input, shape=(*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
+    merged = (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :])
+    return bind(P.reshape, (input,), {"shape": merged})
 
 
 @function
@@ -175,7 +176,7 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """
     shape = input.shape
     at = canonical_dim(dim, len(shape) + 1, op="unsqueeze")
-    return P.reshape(input, shape=(*shape[:at], 1, *shape[at:]))
+    return bind(P.reshape, (input,), {"shape": (*shape[:at], 1, *shape[at:])})
 
 
 # --- order of dimensions -------------------------------------------------------------------------
@@ -192,13 +193,14 @@ def permute(input: Tensor, *args: Any, dims: Any = None) -> Tensor:
     (4, 2, 3)
     """
     given = args if dims is None else (dims,)
-    order = _dims(given, input.ndim, "permute") if input.ndim or (given and given != ((),)) else ()
-    if len(order) != input.ndim:
+    n = len(input._value.shape)
+    order = _dims(given, n, "permute") if n or (given and given != ((),)) else ()
+    if len(order) != n:
         raise ShapeError(
             f"a tensor of shape {input.shape} has {input.ndim} dimensions, but the new order names {len(order)}",
             op="permute",
         )
-    return P.permute(input, dims=order)
+    return bind(P.permute, (input,), {"dims": order})
 
 
 @function(aliases=("swapaxes", "swapdims"))
