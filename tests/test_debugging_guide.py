@@ -84,4 +84,4 @@ def test_all_settings_are_listed():
 
 def test_all_passes_are_explained():
     (text,) = re.findall(r"^The passes are (.*?)\n\n", TEXT, re.DOTALL | re.MULTILINE)
-    assert set(re.findall(r"`(\w+)` \(", text)) == {*LATER, *(p.__name__ for p in PASSES)}
+    assert set(re.findall(r"`(\w+)`\s\(", text)) == {*LATER, *(p.__name__ for p in PASSES)}
