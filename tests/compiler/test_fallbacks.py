@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import pytest
-
 from layer_cases import LAYERS
 from nn_harness import leaves, to_twofold
 from optim_harness import X, Y, loss_of, tw_params
