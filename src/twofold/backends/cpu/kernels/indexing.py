@@ -27,11 +27,11 @@ from ....ir.types import Shape, broadcast_shapes
 from .. import registers
 from ..checks import BoundsCheck, note
 from ..emit import Function, Val, vector
-from ..layout import Buffer, View, merge
+from ..layout import MOVEMENT, Buffer, View, merge
 from ..step import Step
 from .copying import CHUNK, Bits, bits, copied, copy_line, in_vectors, places, split_complex
 from .rows import _REDUCE
-from .tile import bases_of, kernel_function
+from .tile import bases_of, kernel_function, zero_bytes
 
 _SHARES = 8  # into which the places are divided, when nothing else can be
 _MANY_SPOTS = 4096
@@ -235,8 +235,16 @@ def _write(
     block: list[Shape],
     line: Line,
     free: list[int],
+    *,
+    starts: bool = False,
 ) -> list[Step]:
-    """Walk the spots and write each one's block. `free`: dimensions of the spots that can't meet."""
+    """Walk the spots and write each one's block.
+
+    Args:
+        free: dimensions of the spots that can't meet.
+        starts: whether the result has to become a copy of the first input before. If that is zeros, and all is one
+            chunk, the kernel clears it, and it is in the cache then.
+    """
     walked = [d for d in range(len(spots.shape)) if d not in free]
 
     def part(which: list[int]) -> tuple[Shape, list[Shape]]:
@@ -259,11 +267,16 @@ def _write(
     share = -(-spots.indices[0].size // shares)
     items = apart * shares
     per_chunk = max(1, CHUNK // max(1, many * panel))
+    chunks = -(-items // per_chunk)
+    clears = starts and chunks == 1 and _is_cleared(lowering, node.inputs[0])
+    before = copied(lowering, node, symbol + "b") if starts and not clears else []
     f = kernel_function(lowering.module, symbol)
     buffers = [out.buffer, src.buffer, spots.notes, *(i.view.buffer for i in spots.indices)]
     bases = bases_of(f, buffers)
     _, first, last, _ = f.args
     target, source = f.at(bases[out.buffer], out.offset * size), f.at(bases[src.buffer], src.offset * size)
+    if clears:
+        zero_bytes(f, target, out.size * math.prod(out.shape))
 
     def item(number: Any) -> None:
         own, rest = f.rem(number, shares), f.div(number, shares)
@@ -314,7 +327,15 @@ def _write(
     f.loop(f.mul(first, per_chunk), f.min(f.mul(last, per_chunk), items), item)
     f.ret()
     f.finish()
-    return [Step("scatter", [node], -(-items // per_chunk), symbol, tuple(dict.fromkeys(buffers)))]
+    return [*before, Step("scatter", [node], chunks, symbol, tuple(dict.fromkeys(buffers)))]
+
+
+def _is_cleared(lowering: Any, value: Value) -> bool:
+    """Whether a value is a constant whose bits are all 0."""
+    while value.node is not None and value.node.prim.name in MOVEMENT:
+        value = value.node.inputs[0]
+    array = lowering.graph.constants.get(value)
+    return array is not None and not np.any(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 def _form(view: View, rule: str | None) -> Bits:
@@ -357,10 +378,7 @@ def _index_put(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
         lowering, node, x, indices, dims, out.strides, (0,) * len(spot), tuple(src.strides[d] for d in spot)
     )
     line = _line(lowering, split_complex(lowering.views[x]).dtype, rule, out.size)
-    return [
-        *copied(lowering, node, symbol),
-        *_write(lowering, node, symbol + "s", spots, out, src, block, line, []),
-    ]
+    return _write(lowering, node, symbol, spots, out, src, block, line, [], starts=True)
 
 
 def _scatter(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
@@ -384,15 +402,16 @@ def _scatter(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
     spots = _spots(lowering, node, x, [index], (dim,), out.strides, place, src.strides[:n])
     free = [d for d in range(n) if d != dim]
     block = [src.shape[n:], out.strides[n:], src.strides[n:]]
-    steps = copied(lowering, node, symbol)
+    steps, starts = [], True
     if name == "scatter_reduce" and not node.params["include_self"]:
         neutral = _neutral(lowering, node, rule)
         start = Bits(neutral, index.shape, (0,) * n, 0, out.size)
         again = _spots(lowering, node, x, [index], (dim,), out.strides, place, (0,) * n)
         line = _setter(out.size, lowering.target.lanes(out.size))
-        steps += _write(lowering, node, symbol + "n", again, out, start, [(), (), ()], line, free)
+        steps = _write(lowering, node, symbol + "n", again, out, start, [(), (), ()], line, free, starts=True)
+        starts = False
     line = _line(lowering, split_complex(lowering.views[x]).dtype, rule, out.size)
-    return steps + _write(lowering, node, symbol + "s", spots, out, src, block, line, free)
+    return steps + _write(lowering, node, symbol, spots, out, src, block, line, free, starts=starts)
 
 
 def _neutral(lowering: Any, node: Node, rule: str | None) -> Buffer:
