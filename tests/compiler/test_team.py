@@ -274,6 +274,38 @@ def test_a_fork_while_another_thread_computes():
         thread.join(60)
 
 
+@needs_fork
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_while_another_thread_compiles():
+    done, x = threading.Event(), tw.ones(5)
+
+    def work():
+        i = 0.0
+        with tw.debug.settings(cache_dir="0"):
+            while not done.is_set():
+                i += 1
+                tw.compile(lambda x: (x * i).exp() + i)(x)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for n in range(12):
+            time.sleep(0.003 * n)
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    signal.alarm(20)
+                    code = 0 if tw.compile(lambda x: x * n + 7)(x).tolist() == [n + 7] * 5 else 2
+                finally:
+                    os._exit(code)
+            _, status = os.waitpid(child, 0)
+            assert os.waitstatus_to_exitcode(status) == 0
+    finally:
+        done.set()
+        thread.join(60)
+
+
 def test_processes_of_multiprocessing():
     code = """
 import multiprocessing, warnings

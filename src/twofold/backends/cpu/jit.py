@@ -37,8 +37,14 @@ def _after_fork() -> None:
     _lock = threading.Lock()
 
 
+# llvmlite's own lock around every call of LLVM. Forks wait for it: no child begins in the middle of a call.
+_llvm_lock = getattr(getattr(llvm.ffi.lib, "_lock", None), "_lock", None)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+    if _llvm_lock is not None:
+        os.register_at_fork(
+            before=_llvm_lock.acquire, after_in_parent=_llvm_lock.release, after_in_child=_llvm_lock.release
+        )
 
 
 def _initialize(target: Target | None = None) -> None:
