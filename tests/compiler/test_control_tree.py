@@ -949,3 +949,35 @@ class Log:
 
     def __hash__(self):
         return 1
+
+
+# --- what random programs found -----------------------------------------------------------------------
+
+
+def test_gradients_are_cleared_in_a_branch_that_sets_none():
+    def make():
+        w = t(1, 2, requires_grad=True)
+
+        def f(x):
+            w.grad = None
+            y = (w * x).sum()
+            if y > 0:
+                y.backward()
+            return y.detach()
+
+        return f, [w]
+
+    run(make, [(t(v, 1),) for v in (-4, 2, -4, 3, -5, 1)], led=False, programs=3)
+
+
+def test_a_gradient_that_is_the_result_s_own():
+    def f(x, w):
+        y = x.clone()
+        y.sub_(w)
+        return y if x.sum() > 0 else y * 2
+
+    compiled = tw.compile(f)
+    for a in (1, -3, 2, -2):
+        w = t(1, 2, requires_grad=True)
+        compiled(t(a, 1), w).sum().backward()
+        assert w.grad.tolist() == ([-1.0, -1.0] if a > -1 else [-2.0, -2.0])

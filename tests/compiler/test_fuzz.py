@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fuzz
+import fuzz_branches
 import pytest
 
 from twofold.backends.cpu import team
@@ -37,6 +38,22 @@ def test_random_programs(start):
 @pytest.mark.parametrize("start", range(100_000, 105_000, 250))
 def test_many_random_programs(start):
     run(range(start, start + 250))
+
+
+@pytest.mark.parametrize("start", range(0, 400, 100))
+def test_random_programs_that_ask_for_values(start):
+    sources = [source for seed in range(start, start + 100) if (source := fuzz_branches.program(seed)) is not None]
+    ways = [fuzz_branches.check(source) for source in sources]
+    assert ways.count("compiled") >= 0.8 * len(ways) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(200_000, 210_000, 500))
+def test_many_random_programs_that_ask_for_values(start):
+    for seed in range(start, start + 500):
+        source = fuzz_branches.program(seed)
+        if source is not None:
+            fuzz_branches.check(source)
 
 
 def test_a_wrong_result_is_found_and_made_short(monkeypatch):

@@ -257,12 +257,12 @@ def _check_flags(tracer: Tracer) -> None:
 def _changed_grads(tracer: Tracer) -> tuple[list[tuple[Slot, Value]], list[Slot]]:
     """Gradients that the trace set, with their values, and those that it cleared."""
     changed, cleared = [], []
-    for t, before, _ in list(tracer.grads.values()):
+    for t, before, is_read in list(tracer.grads.values()):
         if isinstance(t._value, Value):  # of a tensor that the trace made itself
             continue
         slot, now = Slot(t, is_grad=True), t._grad
         if now is None:
-            if before is not None:
+            if before is not None or not is_read:  # in a later call there may be one
                 cleared.append(slot)
         elif now is not before:
             changed.append((slot, tracer.value_of(now)))

@@ -492,13 +492,13 @@ class Growth:
 
     def _signature(self) -> Any:
         run, signatures = self.run, self.signatures
-        d = run.derivative
+        part, d = signatures.part(), run.derivative
         gradients = None if d is None else (
             tuple(d.roots), signatures.keys(d.values), d.error is None,
             tuple([w if isinstance(w, int) else (id(w),) for w in d.wanted]),
         )  # fmt: skip
         return (
-            "end", signatures.part(), signatures.keys(run.outputs), len(run.made), tuple(run.flags), gradients,
+            "end", part, signatures.keys(run.outputs), len(run.made), tuple(run.flags), gradients,
             tuple(map(_place, run.updates)), tuple(map(_place, run.cleared)),
         )  # fmt: skip
 
