@@ -229,7 +229,8 @@ def write(t: Tensor, new: Tensor) -> Tensor:
 
     `new` has `t`'s shape and dtype. Every in-place operation of the library ends here.
     """
-    recording = mode.grad and (_get_requires_grad(t) or _get_requires_grad(new))
+    tracked = t._requires_grad or new._requires_grad or t._base is not None or new._base is not None
+    recording = tracked and mode.grad and (_get_requires_grad(t) or _get_requires_grad(new))
     if recording:
         require_writable(t)
     if t._base is not None:
@@ -244,8 +245,9 @@ def write(t: Tensor, new: Tensor) -> Tensor:
                 raise left_over("copy_") from None
     else:
         mode.tracer.write(t, new)
-    storage_of(t).version += 1
-    t._value_version = t._storage.version  # type: ignore[union-attr]
+    storage = storage_of(t)
+    storage.version += 1
+    t._value_version = storage.version
     if recording:
         rebase_history(t, new)
     return t
