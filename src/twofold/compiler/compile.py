@@ -202,9 +202,17 @@ def compile(
     are those of the function. Where they still require a gradient, a second program computes it in
     backward; gradients of gradients are computed eagerly.
 
+    Where the code asks a tensor for its value (`if t:`, `while t > 0:`, `.item()`, `x[mask]`), the
+    program ends, and the answer decides which program goes on: a branch is compiled when it is first
+    taken. A number that the code only returns, `return loss.item()`, costs nothing; with one that it
+    computes with or prints, Python runs in every call, and the programs beneath it. Otherwise Python
+    runs in the calls that trace, and prints and other effects happen there. If the code raises, what
+    it changed before is as eager code leaves it.
+
     Args:
         fn: a function, or a module, for which a module comes back that can be used in its place.
-        fullgraph: raise TraceError for what can't be traced; otherwise it runs eagerly, with a warning.
+        fullgraph: raise TraceError for what can't be traced, and where the code asks for values;
+            otherwise the former runs eagerly, with a warning.
         disable: give back `fn` as it is.
         dynamic, backend, mode, options: PyTorch's, without effect: there is one way to compile.
 

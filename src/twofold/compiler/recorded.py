@@ -99,7 +99,7 @@ class CompiledNode(Node):
                 np.zeros(t.shape, t.dtype.numpy) if g is None else g._value
                 for g, t in zip(grads, how.types, strict=True)
             ]
-            found = how.program([*[self.arrays[i] for i in how.saved], *seeds])
+            found: list[Any] = how.program([*[self.arrays[i] for i in how.saved], *seeds])
             how.program.forget()
             if tape.check_nan and any(map(has_nan, found)):
                 error = first_nan(how.graph, [*[self.arrays[i] for i in how.given], *seeds])
