@@ -14,7 +14,7 @@ import numpy as np
 from ..ir.errors import AutogradError
 from ..ir.evaluate import evaluate
 from ..ir.graph import Graph, Node, Value
-from ..ir.text import scope_path
+from ..ir.text import Scope, scope_path
 
 Array = np.ndarray[Any, Any]
 
@@ -62,9 +62,20 @@ def first_nan(graph: Graph, arrays: Sequence[Array]) -> AutogradError | None:
         if all(v in values for v in node.inputs):
             result = evaluate(node.prim, [values[v] for v in node.inputs], node.params)
             values.update(zip(node.outputs, result if node.prim.multiple else (result,), strict=True))
-    bad = {v for v, array in values.items() if has_nan(array)}
+    sources = _sources(graph.outputs, {v for v, array in values.items() if has_nan(array)})
+    if not sources:
+        return None
+    given = [v for v in sources if v.node is None]
+    if given:
+        return _given_error(given[0])
+    nodes = [v.node for v in sources if v.node is not None]
+    return _made_error(min(nodes, key=lambda n: n.number), values)
+
+
+def _sources(values: Sequence[Value], bad: set[Value]) -> list[Value]:
+    """Of the bad values that lead to `values` those that do not come from others."""
     sources: list[Value] = []
-    stack, seen = [v for v in graph.outputs if v in bad], set()
+    stack, seen = [v for v in values if v in bad], set()
     while stack:
         value = stack.pop()
         if value in seen:
@@ -74,13 +85,7 @@ def first_nan(graph: Graph, arrays: Sequence[Array]) -> AutogradError | None:
         stack += reasons
         if not reasons:
             sources.append(value)
-    if not sources:
-        return None
-    given = [v for v in sources if v.node is None]
-    if given:
-        return _given_error(given[0])
-    nodes = [v.node for v in sources if v.node is not None]
-    return _made_error(min(nodes, key=lambda n: n.number), values)
+    return sources
 
 
 def _given_error(value: Value) -> AutogradError:
@@ -92,13 +97,17 @@ def _given_error(value: Value) -> AutogradError:
 
 
 def _made_error(node: Node, values: dict[Value, Array]) -> AutogradError:
-    what, scope = f"{node.prim.name!r}", node.scope
-    if scope and scope[-1][0].endswith("_backward"):
-        what = f"the derivative of {scope[-1][0].removesuffix('_backward')!r}, by {what},"
-        scope = scope[:-1]
+    what, scope = _named(node)
     ranges = ", ".join(f"{v.type} {_range(values[v])}" for v in node.inputs)
+    infinite = {v for v, array in values.items() if array.dtype.kind in "fcV" and bool(np.isinf(array).any())}
+    since = ""
+    makers = [v.node for v in _sources(node.inputs, infinite) if v.node is not None]
+    if makers:
+        maker = min(makers, key=lambda n: n.number)
+        since = f"\n  infinite since: {_named(maker)[0].removesuffix(',')}"
+        since += f"\n    at: {maker.location}" if maker.location is not None else ""
     error = AutogradError(
-        f"{what} gave the first NaN\n  from: {ranges}",
+        f"{what} gave the first NaN\n  from: {ranges}{since}",
         op="detect_anomaly",
         hint="sqrt, pow, log and division have points without a finite value or derivative; "
         "clamp() what goes into them, or add a small eps",
@@ -106,6 +115,14 @@ def _made_error(node: Node, values: dict[Value, Array]) -> AutogradError:
     error.location = node.location
     error.layer_path = scope_path(scope) or None
     return error
+
+
+def _named(node: Node) -> tuple[str, Scope]:
+    """What a node is for the user, and the layers around it."""
+    what, scope = f"{node.prim.name!r}", node.scope
+    if scope and scope[-1][0].endswith("_backward"):
+        return f"the derivative of {scope[-1][0].removesuffix('_backward')!r}, by {what},", scope[:-1]
+    return what, scope
 
 
 def _range(array: Array) -> str:
