@@ -79,7 +79,24 @@ def test_tracing_and_compiling_are_shown():
         step(tw.ones(3, 4))
     rows = {row.name: row for row in p.rows()}
     assert rows["trace step"].count == rows["compile step"].count == 1
+    for by in ("line", "layer", "operation"):
+        assert {"trace step", "compile step"} <= {row.name for row in p.rows(by)}
     assert "tracing" in str(p) and "compiling" in str(p)
+
+
+def test_what_belongs_to_no_layer():
+    w = tw.ones(3, requires_grad=True)
+
+    @tw.compile
+    def step(x):
+        w.grad = None
+        ((w * x).exp()).sum().backward()
+
+    step(tw.ones(3))
+    with tw.profile() as p:
+        step(tw.ones(3))
+    names = {row.name for row in p.rows("layer")}
+    assert names <= {"step", "step (backward)", "outside layers"} and "step" in names
 
 
 def test_eager_operations():

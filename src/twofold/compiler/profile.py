@@ -27,6 +27,7 @@ from ..ir.text import scope_path
 
 By = Literal["kernel", "operation", "line", "layer"]
 _BYS = ("kernel", "operation", "line", "layer")
+_BACKWARD = "(backward)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,19 +326,20 @@ def _origin(what: Any, detail: Any) -> Origin:
 
 
 def _name(origin: Origin, by: By) -> str:
-    if by == "line":
-        return (str(origin.location) if origin.location is not None else "") or "?"
-    if by == "layer":
-        return origin.layer or origin.program or "outside layers"
     if origin.kind in ("trace", "compile"):
         return f"{origin.kind} {origin.program}"
+    if by == "line":
+        return str(origin.location) if origin.location is not None else "?"
+    if by == "layer":
+        outside = origin.program or "outside layers"
+        return f"{outside} {origin.layer}" if origin.layer == _BACKWARD else origin.layer or outside
     return f"{origin.kind:<9} {_short(origin.operations)}"
 
 
 def _layer(path: str) -> str:
     """A layer's derivatives belong together, whichever of its operations they are of."""
     outer, _, last = path.rpartition(".")
-    return f"{outer} (backward)".strip() if last.endswith("_backward") else path
+    return f"{outer} {_BACKWARD}".strip() if last.endswith("_backward") else path
 
 
 def _short(operations: Iterable[str]) -> str:
