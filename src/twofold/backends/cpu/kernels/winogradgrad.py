@@ -39,7 +39,6 @@ from .winograd import (
 _SCRATCH = 500 << 10  # bytes of transformed tiles that a worker holds at a time
 _FEW_ITEMS = 16
 _ENOUGH_TILES = 48  # to be transformed at a time
-_SPLIT_BYTES = 4 << 20  # of a partial result, per split of its panels
 _PARTIAL_BYTES = 8 << 20
 
 
@@ -76,13 +75,15 @@ class WinogradWeightGradKernel:
         self.step = self.panels * self.panel_size + SHIFT
         self.size = 16 * self.step  # numbers of a partial result
         tiles = n * grid[0] * grid[1]
-        self.splits = min(self.panels, max(1, (self.size * 4) // _SPLIT_BYTES))
+        # the groups decide about bits: they depend on shapes only, not on the processor
+        self.pieces = 1 if 64 * _ENOUGH_TILES * (self.inputs + self.outputs) <= _SCRATCH else 4
+        self.elements = 16 // self.pieces
+        bound = max(1, _PARTIAL_BYTES // (64 * self.inputs * self.outputs))
+        groups = max(1, min(_FEW_ITEMS // self.pieces, bound, tiles // _ENOUGH_TILES))
+        self.splits = min(self.panels, -(-_FEW_ITEMS // (self.pieces * groups)))
         wide = -(-self.panels // self.splits)  # panels of one item
         self.row = -(-self.inputs // self.lanes) * self.lanes * 4 + PAD
         tile = self.row + wide * self.width * 4  # bytes of one element of a transformed tile
-        self.pieces = 1 if 16 * _ENOUGH_TILES * tile <= _SCRATCH else 4
-        self.elements = 16 // self.pieces
-        groups = min(-(-_FEW_ITEMS // (self.pieces * self.splits)), max(1, _PARTIAL_BYTES // (self.size * 4)))
         self.per = -(-tiles // groups)
         self.tiles, self.partials = tiles, -(-tiles // self.per)
         self.chunks = self.partials * self.pieces * self.splits
