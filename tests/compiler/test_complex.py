@@ -9,6 +9,7 @@ from test_kernels import NUMPY_NAMES, make_graph
 import twofold as tw
 from twofold.backends.cpu.program import Program
 from twofold.compiler.compile import optimize
+from twofold.ir.primitive import PRIMITIVES
 
 GROWING = ["exp", "expm1", "sinh", "cosh", "tanh", "sin", "cos", "tan", "sigmoid"]
 FUNCTIONS = [*GROWING, "log", "log1p", "sqrt", "rsqrt", "asin", "acos", "asinh", "acosh", "atanh", "atan", "abs"]
@@ -75,6 +76,21 @@ def test_division():
     np.testing.assert_array_equal(quotient[infinite].real, expected[infinite].real)
     np.testing.assert_allclose(quotient[~infinite], expected[~infinite], rtol=1e-15)
     np.testing.assert_allclose(product, a * a * 2, rtol=1e-15)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 16, 33])
+def test_products(n):
+    rng = np.random.default_rng(n)
+    z = rng.standard_normal((3, n, 2)) + 1j * rng.standard_normal((3, n, 2))
+    cases = [("prod", [z], {"dims": d, "keepdim": k}) for d in ((1,), (0, 1), (0, 1, 2)) for k in (False, True)]
+    cases += [("cumprod", [z], {"dim": d}) for d in range(3)]
+    graph, arrays = make_graph(cases)
+    program = Program(optimize(graph))
+    assert "numpy" not in program.kernels()
+    for (name, _, params), got in zip(cases, program(arrays), strict=True):
+        expected = PRIMITIVES[name].numpy(z, **params)
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 def test_a_step_with_complex_parameters():

@@ -140,6 +140,10 @@ class _Split(Rewriter):
             return self._cast(node)
         if name == "where":
             return self._where(node)
+        if name == "prod":
+            return self._product(node)
+        if name == "cumprod":
+            return self._running_product(node)
         if name in _RULES:
             return self._rule(node, *_RULES[name])
         return False
@@ -211,6 +215,46 @@ class _Split(Rewriter):
         self._set(node.outputs[0], (condition.where(a, c), condition.where(b, d)))
         return True
 
+    def _product(self, node: Node) -> bool:
+        """Of everything along the last dimension, in halves: element i times element i + n / 2."""
+        x, out = node.inputs[0], node.outputs[0]
+        dims = node.params["dims"]
+        kept = [d for d in range(x.ndim) if d not in dims]
+        n = math.prod(x.shape[d] for d in dims)
+        shape = (*(x.shape[d] for d in kept), n)
+        if x.type.size == 0:
+            part = _PART[out.dtype]
+            one, zero = (self.add(PRIMITIVES["full"], [], shape=out.shape, value=v, dtype=part) for v in (1.0, 0.0))
+            self.pairs[out] = (one, zero)
+            return True
+        order = (*kept, *dims)
+        a, b = (p.apply("permute", dims=order).apply("reshape", shape=shape) for p in self.parts(x))
+        while n > 1:
+            half = n // 2
+            product = _mul(_piece((a, b), -1, 0, half), _piece((a, b), -1, half, 2 * half))
+            rest = _piece((a, b), -1, 2 * half, n)
+            a, b = (
+                (p.apply("concat", r, dim=len(kept)) for p, r in zip(product, rest, strict=True))
+                if n % 2
+                else product
+            )
+            n -= half
+        self._set(out, (a.apply("reshape", shape=out.shape), b.apply("reshape", shape=out.shape)))
+        return True
+
+    def _running_product(self, node: Node) -> bool:
+        """Every element times the one before it, then times that two before, four before (Hillis & Steele 1986)."""
+        x, dim = node.inputs[0], node.params["dim"]
+        pair, reach = self.parts(x), 1
+        n = x.shape[dim] if x.ndim else 1
+        while reach < n:
+            first, rest = _piece(pair, dim, 0, reach), _piece(pair, dim, reach, n)
+            rest = _mul(rest, _piece(pair, dim, 0, n - reach))
+            a, b = (p.apply("concat", r, dim=dim) for p, r in zip(first, rest, strict=True))
+            pair, reach = (a, b), 2 * reach
+        self._set(node.outputs[0], pair)
+        return True
+
     def _rule(self, node: Node, rule: Callable[..., Any], wide: bool) -> bool:
         out = node.outputs[0]
         pairs = [self.parts(v) for v in node.inputs]
@@ -234,6 +278,16 @@ _BILINEAR = frozenset((
     "matmul", "conv", "conv_input_grad", "conv_weight_grad", "conv_last", "conv_last_input_grad",
     "conv_last_weight_grad",
 ))  # fmt: skip
+
+
+def _piece(x: Pair, dim: int, start: int, stop: int) -> Pair:
+    """Elements start..stop-1 along a dimension."""
+    shape = x[0].value.shape
+    dim %= len(shape)
+    begin = tuple([start if d == dim else 0 for d in range(len(shape))])
+    end = tuple([stop if d == dim else n for d, n in enumerate(shape)])
+    a, b = (p.apply("slice", start=begin, stop=end, step=(1,) * len(shape)) for p in x)
+    return a, b
 
 
 # --- arithmetic -----------------------------------------------------------------------------------

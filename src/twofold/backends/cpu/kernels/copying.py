@@ -396,7 +396,7 @@ def _move(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
 
 
 def _same(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
-    """copy, for dtypes that registers do not hold."""
+    """copy and bitcast, for dtypes that registers do not hold."""
     return copy_step(lowering, node, symbol, [copy_piece(lowering.views[node.inputs[0]], _out(lowering, node))])
 
 
@@ -441,6 +441,7 @@ LOWERINGS: dict[str, Callable[[Any, Node, str], list[Step] | None]] = {
     "reshape": _move,
     "copy": _same,
     "stop_gradient": _same,
+    "bitcast": _same,
     "real": _component,
     "imag": _component,
     "complex": _complex,
