@@ -4,8 +4,9 @@ Note [Waves]
 A wave is a set of tasks that do not depend on each other: threads claim their chunks in any order, and meet only
 at its end. A task is one step, or several of one chunk each that follow from one another: those run one after
 the other by whoever claims the first, while what they work on is in the cache (the gradient of an embedding
-table is cleared, filled, and used by the optimizer). A step stands in the first wave in which what it needs is
-there, but not many waves before its place in the program, so that temporaries do not live long.
+table is cleared, filled, and used by the optimizer). Large steps stand in the order of the program, each in a
+wave that begins with it: what they read was just written, and temporaries do not live long. Small ones, which would
+leave threads idle, stand with others in the first wave in which what they need is there, not many waves ahead.
 
 What a step needs follows from the buffers that it reads and writes. Steps that may find an error come before
 those that change state in place, as they do in the program, so that an error leaves state as it was.
@@ -19,7 +20,8 @@ from dataclasses import dataclass, field
 from .layout import Buffer
 from .step import Step
 
-_AHEAD = 6  # waves that a step may stand before the last one there is
+_AHEAD = 3  # waves that a small step may stand before the last one there is
+_SMALL = 8  # chunks of a step that is small
 _LONGEST = 8  # steps in a task
 
 
@@ -48,7 +50,7 @@ class _Scheduler:
         first = max((t.wave + 1 for t in needed), default=0)
         if any(b.kind == "input" for b in written):
             first = max(first, self.checked + 1)
-        wave = max(first, self.last - _AHEAD)
+        wave = max(first, self.last - _AHEAD if step.chunks <= _SMALL else self.last + 1)
         task = self._task_to_join(step, needed, wave)
         if task is None:
             task = _Task(wave)
