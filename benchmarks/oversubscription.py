@@ -84,6 +84,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     tw.set_num_threads(options.threads)
     print(f"{options.threads} threads; {busy} busy processes; medians of steps in ms, 90 % in brackets")
+    if os.getloadavg()[0] > 0.5:
+        print(f"others use this machine already (load {os.getloadavg()[0]:.1f}): what is called idle is not")
     columns = "".join(f"{f'{runner} idle':>20}{'busy':>20}{'slowdown':>10}" for runner in ("twofold", "torch"))
     print(f"{'':<14}{columns}  ratio")
     prepared = {name: steps_of(name) for name in options.workloads}
