@@ -65,7 +65,7 @@ class Cost:
 
     @property
     def num_phases(self) -> int:
-        """Native kernels, one after the other; the threads meet between two."""
+        """Calls of native kernels; those of one wave (see `schedule`) run at the same time."""
         return sum(s.step.kind != "numpy" for s in self.steps)
 
     @property
