@@ -44,6 +44,9 @@ def concrete(t: Tensor, why: str = "its value") -> Array:
 
 
 def _single(t: Tensor, why: str) -> Any:
+    value = t._value
+    if mode.tracer is None and value.__class__ is np.ndarray and value.size == 1:  # nearly always
+        return value.item()
     size = t.type_.size
     if size != 1:
         if mode.tracer is None:
