@@ -72,6 +72,7 @@ def large_pieces():
     for dtype in (np.float32, np.float64):
         yield p["sort"], [f(2, 300, dtype=dtype)], {"dim": 1, "descending": True}
         yield p["topk"], [f(50, 3, dtype=dtype)], {"dim": 0, "k": 5, "largest": True}
+        yield p["topk"], [f(2, 1500, dtype=dtype)], {"dim": 1, "k": 7, "largest": True}
     yield p["random_bits"], [np.array([7, 2**32 - 100], np.uint64)], {"shape": (1001,)}
     yield (
         p["conv"],

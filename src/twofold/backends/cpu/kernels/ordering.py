@@ -4,7 +4,8 @@ Elements are compared by keys, unsigned integers in the order of the elements: N
 numbers, both zeros are equal, and for a descending order all bits are turned. A short line is
 sorted by the rank of each element, the number of those before it; a long one by its bytes, from the
 lowest to the highest, which keeps the order of equal elements (least significant digit radix sort:
-Knuth, "The Art of Computer Programming", volume 3, section 5.2.5).
+Knuth, "The Art of Computer Programming", volume 3, section 5.2.5). Where only a few are asked for, those
+that may be among them are found first.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .copying import CHUNK, places
 from .tile import bases_of, kernel_function, scratch_of
 
 _SHORT = 64  # elements up to which a line is sorted by ranks
+_MANY = 64  # times as many elements as are asked for, from which candidates are looked for first
 _DIGITS = 256
 
 
@@ -73,7 +75,10 @@ class _Sort:
         self.short = self.length <= _SHORT
         self.lanes = lowering.target.lanes(self.key_size)
         self.padded = -(-self.length // self.lanes) * self.lanes
-        block = -(-self.length // 16) * 64  # bytes of a line's numbers
+        self.few = not self.short and self.length >= _MANY * count  # a small part of the line is asked for
+        self.group = _MANY // 4 * self.lanes  # elements of which each lane's least is looked at
+        self.groups = -(-self.length // self.group)
+        block = -(-self.groups * self.group // 16) * 64  # bytes of a line's numbers
         self.key_block = block * self.key_size // 4
         self.num_block = block
         if not self.short:
@@ -106,7 +111,9 @@ class _Sort:
         return f.load(_raw(self.dtype), f.at(source, f.mul(i, self.along[0] * size)), size)
 
     def _key_of(self, f: Function, source: Val, i: Any) -> Val:
-        key = _key(f, self._load(f, source, i), self.dtype)
+        return self._turned(f, _key(f, self._load(f, source, i), self.dtype))
+
+    def _turned(self, f: Function, key: Val) -> Val:
         return f.op("xor", key, f.const(-1, key.ty)) if self.descending else key
 
     def _put(self, f: Function, source: Val, targets: list[Val], place: Any, i: Any) -> None:
@@ -156,23 +163,107 @@ class _Sort:
         numbers = f.at(memory, 2 * self.key_block)
         spare = f.at(memory, 2 * self.key_block + self.num_block)
         counts = f.at(memory, 2 * (self.key_block + self.num_block))
-        size = self.key_size
+        self._keys_of_line(f, source, keys)
+        if self.few:
+            length: int | Val = self._select(f, keys, numbers, others, counts)
+        else:
+            length = self.length
+            f.loop(0, length, lambda i: f.store(f.convert("trunc", f.int(i), "i32"), f.at(numbers, f.mul(i, 4)), 4))
+        sorted_ = self._radix(f, [keys, numbers], [others, spare], counts, length)
 
-        def start(i: Any) -> None:
-            f.store(self._key_of(f, source, i), f.at(keys, f.mul(i, size)), size)
-            f.store(f.convert("trunc", f.int(i), "i32"), f.at(numbers, f.mul(i, 4)), 4)
+        def put(place: Any) -> None:
+            i = f.convert("zext", f.load("i32", f.at(sorted_[1], f.mul(place, 4)), 4), "i64")
+            self._put(f, source, list(targets), place, i)
 
-        f.loop(0, self.length, start)
+        f.loop(0, self.count, put)
 
-        def digit(key: Val, shift: Val) -> Val:
-            moved = f.op("and", f.op("lshr", key, shift), f.const(_DIGITS - 1, self.key))
-            return moved if self.key == "i64" else f.convert("zext", moved, "i64")
+    def _keys_of_line(self, f: Function, source: Val, keys: Val) -> None:
+        """The keys of a line one after the other, and beyond them, up to a whole group, what comes last."""
+        size, raw, whole = self.key_size, self.dtype.itemsize, 0
 
-        def one_pass(number: Any, keys: Val, numbers: Val, others: Val, spare: Val) -> list[Val]:
+        def vector_of(i: Any) -> None:
+            v = f.load(vector(_raw(self.dtype), self.lanes), f.at(source, f.mul(i, raw)), raw)
+            f.store(self._turned(f, _key(f, v, self.dtype)), f.at(keys, f.mul(i, size)), size)
+
+        if self.along[0] == 1:
+            whole = self.length // self.lanes * self.lanes
+            f.loop(0, whole, vector_of, step=self.lanes)
+        f.loop(whole, self.length, lambda i: f.store(self._key_of(f, source, i), f.at(keys, f.mul(i, size)), size))
+        if self.few:
+            last = f.const(-1, self.key)
+            f.loop(self.length, self.groups * self.group, lambda i: f.store(last, f.at(keys, f.mul(i, size)), size))
+
+    def _select(self, f: Function, keys: Val, numbers: Val, others: Val, counts: Val) -> Val:
+        """Move the candidates for the first few to the front, with their numbers; returns how many there are.
+
+        Every lane of a group of vectors has a least key. Of these, `count` are not beyond the count-th least:
+        no element beyond that is among the first.
+        """
+        size, lanes, span = self.key_size, self.lanes, self.groups * self.lanes * self.key_size
+        wide = vector(self.key, lanes)
+        least, copies, spare = others, f.at(others, span), f.at(others, 2 * span)
+
+        def read(i: Any) -> Val:
+            return f.load(wide, f.at(keys, f.mul(i, size)), size)
+
+        def minima(g: Any) -> None:
+            start = f.mul(g, self.group)
+
+            def smaller(v: Any, best: Val) -> list[Val]:
+                x = read(f.add(start, f.mul(v, lanes)))
+                return [f.select(f.icmp("ult", x, best), x, best)]
+
+            (best,) = f.loop(1, self.group // lanes, smaller, [read(start)])
+            for to in (least, copies):
+                f.store(best, f.at(to, f.mul(g, lanes * size)), size)
+
+        f.loop(0, self.groups, minima)
+        (ordered,) = self._radix(f, [copies], [spare], counts, self.groups * lanes)
+        bound = f.splat(f.load(self.key, f.at(ordered, (self.count - 1) * size), size), lanes)
+        place = f.alloca(8)
+        f.store(Val("0", "i64"), place, 8)
+
+        def any_within(v: Val) -> tuple[Val, Val]:
+            within = f.icmp("ule", v, bound)
+            bits = f.value(f"bitcast {within} to i{lanes}", f"i{lanes}") if lanes > 1 else within
+            return within, f.icmp("ne", bits, Val("0", bits.ty))
+
+        def group(g: Any) -> None:
+            def vectors() -> None:
+                f.loop(0, self.group // lanes, lambda v: one(f.add(f.mul(g, self.group), f.mul(v, lanes))))
+
+            f.when(any_within(f.load(wide, f.at(least, f.mul(g, lanes * size)), size))[1], vectors)
+
+        def one(first: Any) -> None:
+            v = read(first)
+            within, found = any_within(v)
+
+            def append() -> None:  # never beyond what has been read
+                at = f.load("i64", place, 8)
+                for lane in range(lanes):
+                    i = f.int(f.add(first, lane))
+                    f.store(f.extract(v, lane), f.at(keys, f.mul(at, size)), size)
+                    f.store(f.convert("trunc", i, "i32"), f.at(numbers, f.mul(at, 4)), 4)
+                    is_one = f.op("and", f.extract(within, lane), f.icmp("slt", i, self.length))
+                    at = f.op("add", at, f.convert("zext", is_one, "i64"))
+                f.store(at, place, 8)
+
+            f.when(found, append)
+
+        f.loop(0, self.groups, group)
+        return f.load("i64", place, 8)
+
+    def _radix(self, f: Function, lines: list[Val], others: list[Val], counts: Val, length: int | Val) -> list[Val]:
+        """Sort by the keys, which come first, with the numbers if they are there; returns where they are then."""
+        size, few = self.key_size, len(lines)
+
+        def one_pass(number: Any, *pointers: Val) -> list[Val]:
+            keys, targets = pointers[0], pointers[few:]
             shift = f.convert("trunc", f.int(f.mul(number, 8)), self.key)
 
             def place(key: Val) -> Val:
-                return f.at(counts, f.mul(digit(key, shift), 4))
+                digit = f.op("and", f.op("lshr", key, shift), f.const(_DIGITS - 1, self.key))
+                return f.at(counts, f.mul(f.convert("zext", digit, "i64") if self.key == "i32" else digit, 4))
 
             def read(i: Any) -> Val:
                 return f.load(self.key, f.at(keys, f.mul(i, size)), size)
@@ -182,8 +273,9 @@ class _Sort:
                 f.store(f.op("add", f.load("i32", at, 4), Val("1", "i32")), at, 4)
 
             f.loop(0, _DIGITS, lambda c: f.store(Val("0", "i32"), f.at(counts, f.mul(c, 4)), 4))
-            f.loop(0, self.length, count)
-            differ = f.icmp("ne", f.load("i32", place(read(0)), 4), Val(str(self.length), "i32"))
+            f.loop(0, length, count)
+            all_ = f.convert("trunc", f.int(length), "i32")
+            differ = f.icmp("ne", f.load("i32", place(read(0)), 4), all_)
 
             def begin(c: Any, total: Val) -> list[Val]:
                 at = f.at(counts, f.mul(c, 4))
@@ -197,28 +289,19 @@ class _Sort:
                 to = f.load("i32", at, 4)
                 f.store(f.op("add", to, Val("1", "i32")), at, 4)
                 to = f.convert("zext", to, "i64")
-                f.store(key, f.at(others, f.mul(to, size)), size)
-                f.store(f.load("i32", f.at(numbers, f.mul(i, 4)), 4), f.at(spare, f.mul(to, 4)), 4)
+                f.store(key, f.at(targets[0], f.mul(to, size)), size)
+                if few > 1:
+                    f.store(f.load("i32", f.at(pointers[1], f.mul(i, 4)), 4), f.at(targets[1], f.mul(to, 4)), 4)
 
             def scatter() -> None:
                 f.loop(0, _DIGITS, begin, [Val("0", "i32")])
-                f.loop(0, self.length, move)
+                f.loop(0, length, move)
 
             f.when(differ, scatter)  # a digit that all have in common changes nothing
-            return [
-                f.select(differ, others, keys),
-                f.select(differ, spare, numbers),
-                f.select(differ, keys, others),
-                f.select(differ, numbers, spare),
-            ]
+            swapped = [*pointers[few:], *pointers[:few]]
+            return [f.select(differ, b, a) for a, b in zip(pointers, swapped, strict=True)]
 
-        _, numbers, _, _ = f.loop(0, self.dtype.itemsize, one_pass, [keys, numbers, others, spare])
-
-        def put(place: Any) -> None:
-            i = f.convert("zext", f.load("i32", f.at(numbers, f.mul(place, 4)), 4), "i64")
-            self._put(f, source, list(targets), place, i)
-
-        f.loop(0, self.count, put)
+        return f.loop(0, self.dtype.itemsize, one_pass, [*lines, *others])[:few]
 
 
 def _sort(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
