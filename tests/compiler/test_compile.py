@@ -499,3 +499,21 @@ def test_warns_once_where_an_array_is_taken():
         warnings.simplefilter("error")
         assert f(tw.ones(3)).item() == a.item() == abs(net(tw.ones(3)).item())
         assert f(-tw.ones(3)).item() >= 0
+
+
+@pytest.mark.parametrize("dtype", [tw.float64, tw.float32, tw.float16, tw.bfloat16, tw.int32])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 9, 15, 17, 18, 33, 34])
+def test_a_sum_of_quotients_has_the_elements_only(n, dtype):
+    """What a vector holds beyond the end of a row, 0 / 0, is not in it."""
+    rng = np.random.default_rng(n)
+    x = tw.tensor(rng.integers(1, 9, (n, 2)), dtype=dtype)
+    y = tw.tensor(rng.integers(1, 9, (n, 2)), dtype=dtype)
+
+    def f(a, b):
+        q = a // b if dtype is tw.int32 else a / b
+        return q.sum(), q.amax(), (a % b).sum()
+
+    for a, b in ((x.reshape(-1)[:n].clone(), y.reshape(-1)[:n].clone()), (x[:, 0], y[:, 1]), (x.mT, y.mT)):
+        expected = f(a, b)
+        for got, want in zip(tw.compile(f)(a, b), expected, strict=True):
+            np.testing.assert_allclose(got.double().numpy(), want.double().numpy(), rtol=0.02)

@@ -3,6 +3,10 @@
 Note [One lane]
 A masked access of a single lane is written as one of a scalar: LLVM 22 turns a masked store of a
 truncated vector with one lane into a store of the whole untruncated element, over its neighbours.
+
+Note [Lanes that are not there]
+LLVM 22 takes the quotient of two lanes that it knows to be 0 for 0, and so leaves out the selection that keeps it,
+a NaN, out of a sum. Where lanes that were not read can be divided, they are filled with 1.
 """
 
 from __future__ import annotations
@@ -24,27 +28,28 @@ def lane_mask(f: Function, lanes: int, count: int) -> Val:
     return Val("<" + ", ".join(f"i1 {int(i < count)}" for i in range(lanes)) + ">", vector("i1", lanes))
 
 
-def load(f: Function, address: Val, dtype: DType, lanes: int, stride: int, count: int | None = None) -> Val:
-    """`lanes` elements from an address on, `stride` apart; beyond `count` they are 0 and not read."""
+def load(
+    f: Function, address: Val, dtype: DType, lanes: int, stride: int, count: int | None = None, fill: int = 0
+) -> Val:
+    """`lanes` elements from an address on, `stride` apart; beyond `count` they are `fill` and not read."""
     ty = registers.STORED[dtype.name]
     if stride == 0 or lanes == 1:
         return registers.from_memory(f, f.splat(f.load(ty, address, dtype.itemsize), lanes), dtype)
     wide = vector(ty, lanes)
+    filled = f.const(fill, wide) if fill else Val("zeroinitializer", wide)
     if stride == 1:
         if count is None or count == lanes:
             return registers.from_memory(f, f.load(wide, address, dtype.itemsize), dtype)
         if count == 1:  # see Note [One lane]
             one = f.load(ty, address, dtype.itemsize)
-            v = f.value(f"insertelement {wide} zeroinitializer, {one}, i64 0", wide)
+            v = f.value(f"insertelement {filled}, {one}, i64 0", wide)
             return registers.from_memory(f, v, dtype)
         mask = lane_mask(f, lanes, count)
         name = f"llvm.masked.load.v{lanes}{_short(ty)}.p0"
         f.module.declare(name, wide, ["ptr", "i32", mask.ty, wide])
-        v = f.value(
-            f"call {wide} @{name}(ptr {address.ref}, i32 {dtype.itemsize}, {mask}, {wide} zeroinitializer)", wide
-        )
+        v = f.value(f"call {wide} @{name}(ptr {address.ref}, i32 {dtype.itemsize}, {mask}, {filled})", wide)
         return registers.from_memory(f, v, dtype)
-    v = Val("zeroinitializer", wide)
+    v = filled
     for lane in range(lanes if count is None else count):
         one = f.load(ty, f.at(address, lane * stride * dtype.itemsize), dtype.itemsize)
         v = f.value(f"insertelement {v}, {one}, i64 {lane}", wide)

@@ -344,7 +344,7 @@ class _Row:
 
     def _load(self, value: Value, index: tuple[Any, ...], count: int | None) -> Val:
         stride = self.k.inner_strides[value][-1]
-        return load(self.f, self._element(value, index), value.dtype, self.k.lanes, stride, count)
+        return load(self.f, self._element(value, index), value.dtype, self.k.lanes, stride, count, fill=1)
 
     def _scratch(self, value: Value, index: tuple[Any, ...]) -> Val:
         f, k = self.f, self.k
