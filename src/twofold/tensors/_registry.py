@@ -3,7 +3,7 @@
 Declaring:
 
     @function(inplace=True)
-    def exp(input): ...          # tw.exp(x), x.exp(), x.exp_(), and out=
+    def exp(input): ...          # tw.exp(x), tw.exp(x, out=y), x.exp(), x.exp_()
 
     @function(method=False)
     def zeros(*size): ...        # tw.zeros only
