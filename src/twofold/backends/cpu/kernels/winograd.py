@@ -28,7 +28,7 @@ from .tile import bases_of, columns_of, copy_bytes, kernel_function, multiply, s
 
 _SCRATCH = 400 << 10  # bytes of transformed input that a worker holds at a time
 _FEW_ITEMS = 16
-LEAST_CHANNELS = 32
+LEAST_CHANNELS = 16
 LEAST_GAIN = 1.3
 SHIFT = 48  # numbers between the 16 elements of transformed weights: else they share sets of the caches
 PAD = 64  # bytes between rows that are read side by side
