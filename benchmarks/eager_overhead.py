@@ -23,6 +23,7 @@ Row = tuple[tuple[Any, ...], Callable[..., Any]]  # the tensors that gradients a
 def operations(lib: Any) -> dict[str, Row]:
     """The same operations on one library's tensors."""
     one, two, small, other = lib.ones(1), lib.ones(1), lib.ones(8, 8), lib.ones(8, 8)
+    places = lib.tensor([1, 2, 3, 0])
     linear, relu = lib.nn.Linear(8, 8), lib.nn.functional.relu
     sequence = lib.nn.Sequential(lib.nn.Linear(8, 8), lib.nn.ReLU())
     return {
@@ -38,6 +39,7 @@ def operations(lib: Any) -> dict[str, Row]:
         "x[0]": ((small,), lambda: small[0]),
         "x[:, 1:]": ((small,), lambda: small[:, 1:]),
         "x[i, j]": ((small,), lambda: small[3, 4]),
+        "x[places]": ((small,), lambda: small[places]),
         "relu": ((small,), lambda: relu(small)),
         "exp": ((small,), lambda: small.exp()),
         "linear + relu": ((small, *linear.parameters()), lambda: relu(linear(small))),

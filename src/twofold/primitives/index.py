@@ -251,7 +251,7 @@ def _index(x: Array, *indices: Array, dims: tuple[int, ...]) -> Array:
         if i.dtype != _INT64:
             raise TypeError("an index that NumPy would take for something else")
     try:
-        return x[_key(x.ndim, indices, dims)]
+        return x[indices[0]] if dims == (0,) else x[_key(x.ndim, indices, dims)]
     except IndexError as e:
         raise _out_of_bounds("index", e, x.shape, indices, dims) from None
 

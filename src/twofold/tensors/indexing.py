@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autodiff.bind import bind_view, write
+from ..autodiff.bind import bind, bind_view, write
 from ..autodiff.handle import Tensor, mode, storage_of, wrap
 from ..ir.dtypes import DType, bool_, int64, promote, scalar_dtype
 from ..ir.errors import DTypeError, OutOfBoundsError, ShapeError, TraceError
@@ -29,6 +29,9 @@ from .promotion import cast_to, matched
 # --- x[...] --------------------------------------------------------------------------------------
 
 
+_INT64, _ROWS = int64.numpy, {"dims": (0,)}
+
+
 def getitem(x: Tensor, key: Any) -> Tensor:
     """`x[key]`: a view for integers, slices, None and `...`; a copy where tensors or lists index."""
     if mode.tracer is None:
@@ -36,6 +39,10 @@ def getitem(x: Tensor, key: Any) -> Tensor:
             shape = x._value.shape
             if shape and -shape[0] <= key < shape[0]:
                 return _item(x, key, shape)
+        elif isinstance(key, Tensor):
+            places = key._value
+            if places.dtype is _INT64 and places.shape and x._value.shape:
+                return bind(I.index, (x, key), _ROWS)
         view = _plain_view(x, key if key.__class__ is tuple else (key,))
         if view is not None:
             return view
