@@ -20,7 +20,11 @@ from ..layout import Buffer, View
 from ..target import Target
 from .access import base, load, store
 from .scalars import NONE, Scalars
+from .tile import scratch_of
 
+_PANELS = 8  # that use a gathered row tile of A
+_CACHED = 1 << 20  # bytes of a gathered row tile
+_TALL = 1 << 23  # bytes that a column of A spans, from which a row tile is gathered
 _LIGHT = 6  # nodes of a group whose epilogue is written out for every vector of the tile
 
 
@@ -65,12 +69,21 @@ class ContractKernel:
         most = target.tile_rows
         self.tiles = tile_rows(self.m, most)
         self.panels = -(-self.n // self.width)
-        self.items = math.prod(self.batch) * self.panels * len(self.tiles)
-        flops = 2 * max(self.tiles) * self.width * self.k
+        # A row tile of a transposed A lies in rows far apart, too, as in the gradient of a weight.
+        am, ak = self.a.strides[-2:]
+        gap = ak * self.dtype.itemsize
+        far = am == 1 and gap >= 4096 and self.k * gap >= _TALL
+        far = far and self.k * self.lanes * self.dtype.itemsize <= _CACHED
+        held = registers.HELD[self.dtype.name] == registers.STORED[self.dtype.name]
+        self.gathers = far and held and self.panels > 1 and max(self.tiles) <= self.lanes
+        self.group_panels = min(self.panels, _PANELS) if self.gathers else 1
+        self.panel_groups = -(-self.panels // self.group_panels)
+        self.items = math.prod(self.batch) * self.panel_groups * len(self.tiles)
+        flops = 2 * max(self.tiles) * self.width * self.k * self.group_panels
         # a chunk is long against a claim (0.25 us), and there are enough of them to balance
         self.per_chunk = max(1, min(1_000_000 // max(1, flops), self.items // 32))
         self.chunks = -(-self.items // self.per_chunk)
-        self.scratch_bytes = 0
+        self.scratch_bytes = self.k * self.lanes * self.dtype.itemsize if self.gathers else 0
         self.packed: Buffer | None = None
         # Rows of B far apart fall into the same few sets of the caches: a panel that several row
         # tiles read is worth gathering.
@@ -182,6 +195,8 @@ class ContractKernel:
         buffers |= self.scalars.buffers
         bases = {buffer: base(f, args, buffer) for buffer in sorted(buffers, key=lambda b: b.number)}
         self._numbers = self.scalars.emit(f, bases, self.lanes)
+        if self.gathers:
+            self._gathered = scratch_of(f)
         start = f.mul(first, self.per_chunk)
         stop = f.min(f.mul(last, self.per_chunk), self.items)
         num_tiles = len(self.tiles)
@@ -190,8 +205,7 @@ class ContractKernel:
 
         def item(number: Any) -> None:
             t, rest = f.rem(number, num_tiles), f.div(number, num_tiles)
-            j, b = f.rem(rest, self.panels), f.div(rest, self.panels)
-            column = f.mul(j, self.width)
+            j, b = f.rem(rest, self.panel_groups), f.div(rest, self.panel_groups)
             index: list[Any] = []
             left = b
             for n in reversed(self.batch):
@@ -200,6 +214,16 @@ class ContractKernel:
             index.reverse()
 
             def with_rows(rows: int, row: Any) -> None:
+                if not self.gathers:
+                    with_panel(rows, row, j)
+                    return
+                self._gather(f, bases, index, row, rows)
+                begin = f.mul(j, self.group_panels)
+                end = f.min(f.add(begin, self.group_panels), self.panels)
+                f.loop(begin, end, lambda j: with_panel(rows, row, j))
+
+            def with_panel(rows: int, row: Any, j: Any) -> None:
+                column = f.mul(j, self.width)
                 tail = self.n % self.width
                 if not tail:
                     self._tile(f, bases, index, row, rows, j, column, self.width)
@@ -236,6 +260,18 @@ class ContractKernel:
             offset = f.add(offset, f.mul(i, s))
         return offset
 
+    def _gather(self, f: Function, bases: Any, index: list[Any], row: Any, rows: int) -> None:
+        """Copy a row tile of A to scratch memory, a vector for every k."""
+        size, ak = self.dtype.itemsize, self.a.strides[-1]
+        offset = f.add(self._batch_offset(f, self.a, index), row)
+        begin = f.at(bases[self.a.buffer], f.mul(offset, size))
+
+        def one(k: Any) -> None:
+            v = load(f, f.at(begin, f.mul(k, ak * size)), self.dtype, self.lanes, 1, rows)
+            store(f, v, f.at(self._gathered, f.mul(k, self.lanes * size)), self.dtype, self.lanes)
+
+        f.loop(0, self.k, one)
+
     def _tile(
         self, f: Function, bases: Any, index: list[Any], row: Any, rows: int, panel: Any, column: Any, columns: int
     ) -> None:
@@ -258,6 +294,8 @@ class ContractKernel:
             offset = f.add(self._batch_offset(f, self.b, index), column)
             b0 = f.at(bases[self.b.buffer], f.mul(offset, size))
             read_counts = [c if c < lanes else None for c in counts]
+        if self.gathers:
+            a0, am, ak = self._gathered, 1, lanes
         ty = vector(registers.HELD[dtype.name], lanes)
         zero = f.const(0, ty)
         is_float = dtype.is_floating_point
