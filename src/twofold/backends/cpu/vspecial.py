@@ -14,7 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ...primitives._special import _BERNOULLI, _EULER, _ZETA
+from ...primitives._special import (
+    _BERNOULLI,
+    _DIGAMMA_AT_ROOT,
+    _DIGAMMA_ROOT,
+    _DIGAMMA_ROOT_LOW,
+    _EULER,
+    _ZETA,
+)
 from .emit import Function, Val, element, vector
 from .vmath import _LN2_HIGH, _LN2_LOW, MATH, _exp, _fabs, _fneg, _log, _poly, _pow, _scale, _split
 from .vtrig import _cos, _sin
@@ -45,17 +52,6 @@ _INVERSE_LAST = (  # sqrt(w) up to 6.1, u = (sqrt(w) - 5.05) / 1.05
     2.9788420271490196e-07, -8.525116526386363e-08, 3.554250780842224e-08, -1.9082961589887076e-08,
     1.0431569308888455e-08, -5.093015056951128e-09, 2.0706626485109454e-09, -6.838446100317265e-10,
     1.7171209505455912e-10, 6.095706841892513e-12, -3.7742013942027056e-11, 1.2662789994568851e-11,
-)  # fmt: skip
-
-# The positive root of digamma, as a sum of two doubles, and its series there, first power first.
-_ROOT, _ROOT_LOW = 1.4616321449683622, 9.549995429965697e-17
-_AT_ROOT = (
-    0.9676722454476212, -0.4427631689835921, 0.258499760955651, -0.16394270544240652,
-    0.10782405069126237, -0.07219956125645471, 0.04880428816414311, -0.03316112647484736,
-    0.022597648232218104, -0.01542476590494896, 0.010538791616612175, -0.007204534386356869,
-    0.004926781395729853, -0.003369801655439328, 0.002305126326734928, -0.0015769367714301972,
-    0.0010788252019162967, -0.0007380709389960052, 0.000504953265834602, -0.0003454680251063077,
-    0.00023635601564027053, -0.00016170622091974803, 0.0001106337276874741, -7.569179582195066e-05,
 )  # fmt: skip
 
 
@@ -147,8 +143,8 @@ def _digamma(f: Function, x: Val) -> Val:
         "fma", [r2, _poly(f, r2, terms[::-1]), f.op("fsub", _log(f, z, True), f.op("fmul", r, f.const(0.5, ty)))]
     )
     out = f.op("fsub", out, left)
-    t = f.op("fsub", f.op("fsub", x, f.const(_ROOT, ty)), f.const(_ROOT_LOW, ty))
-    at_root = f.op("fmul", t, _poly(f, t, _AT_ROOT[::-1]))
+    t = f.op("fsub", f.op("fsub", x, f.const(_DIGAMMA_ROOT, ty)), f.const(_DIGAMMA_ROOT_LOW, ty))
+    at_root = f.op("fmul", t, _poly(f, t, _DIGAMMA_AT_ROOT[::-1]))
     out = f.select(f.fcmp("olt", _fabs(f, t), f.const(0.25, ty)), at_root, out)
     mirrored = f.intrinsic("fma", [_cotangent(f, x), f.const(-math.pi, ty), out])
     out = f.select(below, mirrored, out)
