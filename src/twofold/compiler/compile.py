@@ -44,7 +44,7 @@ class Compiled:
         self.fullgraph = fullgraph
         self.specializations: dict[Any, list[tuple[Any, Specialization | Tree | None]]] = {}
         self.reasons: list[str] = []
-        self._plain: dict[Any, tuple[Any, Specialization]] = {}  # for tensors alone, by what is quickly looked at
+        self._plain: dict[Any, tuple[Any, Any]] = {}  # for tensors alone, by what is quickly looked at
         self._lock = threading.RLock()  # a trace borrows the tensors from outside
         forks.tell(self)
 
@@ -52,34 +52,37 @@ class Compiled:
         if mode.tracer is not None or not config.COMPILE.value:
             return self.fn(*args, **kwargs)
         with self._lock:
-            quick = None if kwargs else _quick_key(args)
-            if quick is not None:
-                last = self._plain.get(quick)
-                if last is not None and last[0].holds() and not last[1].shares(args):
-                    return last[1].run(args)
-            if kwargs:
-                kwargs = {name: kwargs[name] for name in sorted(kwargs)}
-            leaves, tree = flatten((args, kwargs))
-            tensors = [x for x in leaves if isinstance(x, Tensor)]
-            key = (tree, context(), tuple([signature(x) for x in leaves]))
-            known = self.specializations[key] = self.specializations.pop(key, [])  # the last used is last
-            found = next((entry for entry in known if entry[0].holds()), None)
-            growth = None
-            if found is None:
-                found, growth = self._specialize(known, key, args, kwargs, tensors)
-            elif found is not known[-1]:
-                known.remove(found)
-                known.append(found)
-            program = found[1]
-            if isinstance(program, Tree):
-                result = program.run(tensors, args, kwargs) if growth is None else program.finish(growth)
-                if result is not EAGER:
-                    return result
-            elif program is not None and not program.shares(tensors):
-                if quick is not None:
-                    self._plain[quick] = found  # type: ignore[assignment]
-                return program.run(tensors)
-        return self.fn(*args, **kwargs)
+            result = self._run(args, kwargs)
+        return self.fn(*args, **kwargs) if result is EAGER else result
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The results of a program, traced and compiled if there is none; or EAGER."""
+        quick = None if kwargs else _quick_key(args)
+        if quick is not None:
+            last = self._plain.get(quick)
+            if last is not None and last[0].holds() and not last[1].shares(args):
+                return last[1].run(args)
+        if kwargs:
+            kwargs = {name: kwargs[name] for name in sorted(kwargs)}
+        leaves, nesting = flatten((args, kwargs))
+        tensors = [x for x in leaves if isinstance(x, Tensor)]
+        key = (nesting, context(), tuple([signature(x) for x in leaves]))
+        known = self.specializations[key] = self.specializations.pop(key, [])  # the last used is last
+        found = next((entry for entry in known if entry[0].holds()), None)
+        growth = None
+        if found is None:
+            found, growth = self._specialize(known, key, args, kwargs, tensors)
+        elif found is not known[-1]:
+            known.remove(found)
+            known.append(found)
+        program = found[1]
+        if program is None or program.shares(tensors):
+            return EAGER
+        if quick is not None:
+            self._plain[quick] = found
+        if not isinstance(program, Tree):
+            return program.run(tensors)
+        return program.run(tensors, args, kwargs) if growth is None else program.finish(growth)
 
     def _specialize(
         self, known: list[Any], key: Any, args: Any, kwargs: Any, tensors: list[Tensor]

@@ -63,7 +63,10 @@ class Point:
 
     def follow(self) -> Segment | Leaf | None:
         """The program that is valid now."""
-        return next((way for way in self.ways if way.guard.holds()), None)
+        for way in self.ways:
+            if way.guard.holds():
+                return way
+        return None
 
     def find(self, signature: Any) -> list[Any]:
         """The programs for what was traced, but for numbers."""
@@ -257,8 +260,12 @@ class Tree:
         """Each leaf looks for itself."""
         return False
 
-    def run(self, tensors: Sequence[Tensor], args: Any, kwargs: Any) -> Any:
-        """Call the programs; EAGER if that is not possible, before anything has happened."""
+    def run(self, tensors: Sequence[Tensor], args: Any = None, kwargs: Any = None) -> Any:
+        """Call the programs; EAGER if that is not possible, before anything has happened.
+
+        Args:
+            args, kwargs: of the call, if they are more than the tensors.
+        """
         if self.refused:
             return EAGER
         call = Call(tensors)
@@ -270,7 +277,7 @@ class Tree:
             if leaf is not None:
                 return self.end(leaf, call)
         try:
-            growth = self.trace(tensors, args, kwargs, call)
+            growth = self.trace(tensors, tensors if args is None else args, kwargs or {}, call)
         except TraceError as error:
             self._refuse(error, call)
         except Again:
@@ -324,7 +331,7 @@ class Tree:
             what = f"compiled {name_of(self.fn)} runs"
         if not self._told:
             self._told = True
-            warnings.warn(f"{what} eagerly, because it can't be traced: {error}", TwofoldWarning, stacklevel=4)
+            warnings.warn(f"{what} eagerly, because it can't be traced: {error}", TwofoldWarning, stacklevel=5)
 
     # --- making programs -------------------------------------------------------------------------
 
