@@ -1,8 +1,11 @@
 """From imperative code to graphs: the tracer, and later the drivers of the compiled backends."""
 
 from . import derive as _derive  # noqa: F401  (installs the derivatives of control flow)
+from . import eager as _eager
 from .control import cond, scan, while_loop
 from .run import trace
 from .trace import Trace, Tracer
+
+_eager.install()
 
 __all__ = ["Trace", "Tracer", "cond", "scan", "trace", "while_loop"]

@@ -104,6 +104,11 @@ SKIP_PASSES = Setting(
 PARALLEL = Setting(
     "TWOFOLD_PARALLEL_COMPILE", lambda text: text != "0", "0: kernels are compiled one after the other"
 )
+EAGER_KERNELS = Setting(
+    "TWOFOLD_EAGER_KERNELS",
+    lambda text: text != "0",
+    "0: eager code computes everything with NumPy, also what compiled kernels do faster",
+)
 THREADS = Setting("TWOFOLD_THREADS", _threads, "threads of compiled programs; otherwise as many as processors")
 WINOGRAD = Setting(
     "TWOFOLD_WINOGRAD",

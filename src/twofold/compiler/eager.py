@@ -1,0 +1,114 @@
+"""Large eager operations on the compiler's kernels, where NumPy is slow: convolutions, pools, recurrent
+layers, transcendental functions, selections.
+
+Note [What runs natively]
+Whether an operation runs on a kernel is a function of its primitive, dtypes and shapes alone, so that
+results do not depend on what ran before. Each combination is compiled when it is first met, and found
+in the object cache by later processes. Operations with little work stay with NumPy, which begins
+sooner; so do those that NumPy does well (sums, products, matrix products). Errors of native
+operations are explained by the reference, which is run for that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..ir import config
+from ..ir.evaluate import runner, value_types
+from ..ir.primitive import PRIMITIVES, Primitive
+from ..ir.types import TensorType
+
+Array = np.ndarray[Any, Any]
+
+_ELEMENTS = 1 << 15  # of the largest array: fewer take NumPy less time than a program's start is worth
+_FLOPS = 1 << 19  # of a convolution or a recurrent layer
+_LARGE = frozenset((
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cos", "cosh", "digamma", "erf", "erfinv", "exp",
+    "expm1", "lgamma", "log", "log1p", "sigmoid", "sin", "sinh", "tan", "tanh", "rsqrt", "where", "eq", "ne", "lt",
+    "le", "gt", "ge", "relu", "amax", "amin", "scatter_add", "max_pool", "sum_pool", "sum_pool_grad",
+))  # fmt: skip
+_HEAVY = frozenset((
+    "conv", "conv_input_grad", "conv_weight_grad", "lstm", "lstm_grad", "gru", "gru_grad", "rnn", "rnn_grad",
+))  # fmt: skip
+
+
+def install() -> None:
+    """Let eager code use native operations; only what the first of them needs loads LLVM."""
+    if config.EAGER_KERNELS.value:
+        for name in sorted(_LARGE | _HEAVY):
+            if name in PRIMITIVES:
+                p = PRIMITIVES[name]
+                p.run = _Native(p).run
+
+
+class _Native:
+    """How eager code evaluates one primitive: on kernels where that is worth it."""
+
+    def __init__(self, p: Primitive):
+        self.p, self._heavy = p, p.name in _HEAVY
+        self._least = 1 if self._heavy else _ELEMENTS
+        self._reference = runner(p)
+        self._programs: dict[Any, Any] = {}
+        self._lock = threading.Lock()
+
+    def run(self, *values: Any, **params: Any) -> Any:
+        """Results for arrays and Python numbers, as `Primitive.run`."""
+        for v in values:
+            if v.__class__ is _ndarray and v.size >= self._least:
+                return self._run_large(values, params)
+        return self._reference(*values, **params)
+
+    def _run_large(self, values: tuple[Any, ...], params: dict[str, Any]) -> Any:
+        key: list[Any] = [*params, *params.values()]
+        for v in values:
+            if isinstance(v, _ndarray):
+                key.append(v.dtype)
+                key += v.shape
+            else:
+                key.append(v.__class__)
+        known = tuple(key)
+        try:
+            program = self._programs[known]
+        except KeyError:
+            program = self._find(known, values, params)
+        if program is None:
+            return self._reference(*values, **params)
+        arrays = [
+            v if isinstance(v, _ndarray) else np.asarray(v, t) for v, t in zip(values, program[1], strict=True)
+        ]
+        try:
+            out = program[0](arrays)
+        except Exception:  # the reference says what is wrong, in words without a graph
+            return self._reference(*values, **params)
+        finally:
+            program[0].forget()
+        return tuple(out) if self.p.multiple else out[0]
+
+    def _find(self, key: Any, values: tuple[Any, ...], params: dict[str, Any]) -> Any:
+        types = value_types(values)
+        outs = self.p.types(types, params)  # raises what bind shows
+        with self._lock:
+            if key not in self._programs:
+                worth = not self._heavy or _flops(types, outs) >= _FLOPS
+                self._programs[key] = self._compile(types, params) if worth else None
+            return self._programs[key]
+
+    def _compile(self, types: list[TensorType], params: dict[str, Any]) -> Any:
+        native: Callable[..., Any] = importlib.import_module(".single", __package__).program_of
+        program = native(self.p, types, params)
+        return None if program is None else (program, [t.dtype.numpy for t in types])
+
+
+_ndarray = np.ndarray
+
+
+def _flops(types: list[TensorType], outs: tuple[TensorType, ...]) -> int:
+    """About how many multiply-adds a convolution or a recurrent layer takes, whatever its kind."""
+    sizes = sorted([t.size for t in (*types, *outs)], reverse=True)
+    return math.isqrt(math.prod(sizes[:3])) if len(sizes) > 2 else 0

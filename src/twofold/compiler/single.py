@@ -1,0 +1,19 @@
+"""Programs of one primitive, for eager code: see eager.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backends.cpu.program import Program
+from ..ir.graph import Graph
+from ..ir.primitive import Primitive
+from ..ir.types import TensorType
+from .pipeline import optimize
+
+
+def program_of(p: Primitive, types: list[TensorType], params: dict[str, Any]) -> Program | None:
+    """The primitive as a program, or None if a part of it would call the reference anyway."""
+    graph = Graph(f"eager {p.name}")
+    graph.set_outputs(graph.add(p, [graph.add_input(t) for t in types], params))
+    program = Program(optimize(graph))
+    return None if any(step.kind == "numpy" for step in program.steps) else program

@@ -1,0 +1,139 @@
+"""Large eager operations run on kernels: same meaning as the reference, same bits as compiled code."""
+
+import numpy as np
+import pytest
+
+import twofold as tw
+import twofold.nn.functional as F
+from twofold.compiler import eager
+from twofold.ir import config
+from twofold.ir.evaluate import evaluate
+from twofold.ir.primitive import PRIMITIVES
+
+N = 40_000
+IMAGES = (4, 3, 40, 40)
+
+
+def numbers(shape, low=-0.9, high=0.9, dtype=np.float32):
+    return np.random.default_rng(0).uniform(low, high, shape).astype(dtype)
+
+
+UNARY = sorted(
+    eager._LARGE
+    - {"atan2", "where", "eq", "ne", "lt", "le", "gt", "ge", "amax", "amin"}
+    - {"scatter_add", "max_pool", "sum_pool", "sum_pool_grad"}
+)
+POOL = {"kernel": (3, 2), "stride": (2, 2), "padding": ((1, 1), (0, 0)), "dilation": (1, 1)}
+CONV = {"stride": (2, 1), "padding": ((1, 1), (0, 2)), "dilation": (1, 1), "groups": 1}
+GROWN = numbers((4, 16, 20, 40))  # of CONV's size
+PLACES = np.random.default_rng(1).integers(0, 300, (200, 50))
+
+BELOW_EDGE = {**POOL, "kernel": (2, 2), "padding": ((0, 0), (0, 0)), "input_size": (80, 80)}
+CASES = {
+    **{name: ((numbers(N, 0.05),), {}) for name in UNARY},
+    "acosh": ((numbers(N, 1.1, 2),), {}),
+    "atan2": ((numbers(N), numbers(N)[::-1]), {}),
+    "where": ((numbers(N) > 0, numbers(N), 0.5), {}),
+    **{name: ((numbers(N), 0.25), {}) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    "amax": ((numbers((200, 300)),), {"dims": (0,), "keepdim": False}),
+    "amin": ((numbers((200, 300)).T,), {"dims": (0,), "keepdim": True}),
+    "scatter_add": ((numbers((200, 300)), PLACES, numbers((200, 50))), {"dim": 1}),
+    "max_pool": ((numbers((4, 8, 40, 40)),), POOL),
+    "sum_pool": ((numbers((4, 8, 40, 40)),), POOL),
+    "sum_pool_grad": ((numbers((4, 8, 40, 40)),), BELOW_EDGE),
+    "conv": ((numbers(IMAGES), numbers((16, 3, 3, 3))), CONV),
+    "conv_input_grad": ((GROWN, numbers((16, 3, 3, 3))), {**CONV, "input_size": (40, 40)}),
+    "conv_weight_grad": ((numbers(IMAGES), GROWN), {**CONV, "kernel_size": (3, 3)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_kernels_agree_with_the_reference(name):
+    p, (values, params) = PRIMITIVES[name], CASES[name]
+    native = eager._Native(p)
+    got = native.run(*values, **params)
+    assert any(program is not None for program in native._programs.values()), "it ran on NumPy"
+    want = evaluate(p, list(values), params)
+    for a, b in zip(got, want, strict=True) if p.multiple else [(got, want)]:
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        scale = np.abs(b).max() if a.dtype.kind == "f" else 0
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_all_that_is_installed_is_tested_here_or_with_the_recurrent_layers():
+    recurrent = {"lstm", "lstm_grad", "gru", "gru_grad", "rnn", "rnn_grad"}
+    assert eager._LARGE | (eager._HEAVY & PRIMITIVES.keys()) == CASES.keys() | (recurrent & PRIMITIVES.keys())
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: tw.exp(x),
+        lambda x: tw.erf(x),
+        lambda x: F.relu(x),
+        lambda x: tw.where(x > 0, x, 0.0),
+        lambda x: F.max_pool2d(x, 2),
+        lambda x: F.conv2d(x, tw.ones(8, 3, 3, 3), padding=1),
+        lambda x: F.conv2d(x, tw.ones(8, 3, 5, 5), stride=2),
+    ],
+)
+def test_eager_and_compiled_are_equal_bit_for_bit(fn):
+    tw.manual_seed(0)
+    x = tw.randn(8, 3, 64, 64)
+    assert fn(x).equal(tw.compile(fn)(x))
+
+
+@pytest.mark.parametrize("layer", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_and_their_gradients_are_equal_bit_for_bit(layer):
+    tw.manual_seed(0)
+    model = getattr(tw.nn, layer)(32, 64)
+    x = tw.randn(20, 16, 32)
+
+    def grads():
+        model.zero_grad()
+        out, _ = model(x)
+        out.backward(tw.ones_like(out))
+        return [out.detach(), model.weight_hh_l0.grad]
+
+    for a, b in zip(grads(), tw.compile(grads)(), strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=2e-5, atol=1e-4)
+    with tw.no_grad():
+        assert model(x)[0].equal(tw.compile(lambda x: model(x)[0])(x))
+
+
+def test_results_are_the_callers_own():
+    x = tw.ones(N)
+    first = x.exp()
+    second = (x + 1).exp()
+    third = x.exp()
+    assert first.equal(third) and not first.equal(second)
+    first.add_(1)
+    assert not x.exp().equal(first)
+
+
+def test_bits_do_not_depend_on_what_ran_before_or_on_threads():
+    x = tw.randn(300, 301)
+    want = x.tanh()
+    before = tw.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            tw.set_num_threads(threads)
+            assert x.tanh().equal(want) and x.T.tanh().equal(want.T)
+    finally:
+        tw.set_num_threads(before)
+
+
+def test_errors_are_those_of_small_operations():
+    with pytest.raises(tw.ShapeError, match="channels"):
+        F.conv2d(tw.ones(4, 5, 64, 64), tw.ones(8, 3, 3, 3))
+    x, index = tw.ones(200, 200), tw.full((200, 200), 300, dtype=tw.int64)
+    with pytest.raises(tw.OutOfBoundsError, match="300"):
+        x.scatter_add(1, index, x)
+
+
+def test_the_setting_keeps_numpy(monkeypatch):
+    p = PRIMITIVES["erf"]
+    monkeypatch.setattr(p, "run", None)
+    with config.EAGER_KERNELS.set(False):
+        eager.install()
+    assert p.run is None
