@@ -34,14 +34,20 @@ from ..ir.types import Shape, TensorType
 
 
 class Storage:
-    """Shared by a tensor and all its views: counts the in-place writes."""
+    """Shared by a tensor and all its views.
 
-    __slots__ = ("__weakref__", "version")
+    Attributes:
+        version: counts the in-place writes.
+        exports: counts how often the memory was given out, to be written by others without notice.
+    """
+
+    __slots__ = ("__weakref__", "exports", "version")
 
     version: int
+    exports: int
 
     def __init__(self) -> None:
-        self.version = 0
+        self.version = self.exports = 0
 
 
 class Mode(threading.local):
@@ -63,6 +69,7 @@ class Settings:
     """
 
     changes: int = 0
+    exports: int = 0  # of all storages together
 
 
 class Tensor:
@@ -188,6 +195,12 @@ def storage_of(t: Tensor) -> Storage:
     if storage is None:
         storage = t._storage = Storage()
     return storage
+
+
+def exported(t: Tensor) -> None:
+    """Note that the memory of `t` is given to code that can write to it without notice."""
+    storage_of(t).exports += 1
+    Settings.exports += 1
 
 
 def alias(t: Tensor) -> Tensor:

@@ -16,9 +16,15 @@ from twofold.tensors.sorting import Ordered
 from typing import Any, Literal, Self, overload
 
 class Storage:
-    """Shared by a tensor and all its views: counts the in-place writes."""
-    __slots__ = ('__weakref__', 'version')
+    """Shared by a tensor and all its views.
+
+    Attributes:
+        version: counts the in-place writes.
+        exports: counts how often the memory was given out, to be written by others without notice.
+    """
+    __slots__ = ('__weakref__', 'exports', 'version')
     version: builtins.int
+    exports: builtins.int
     def __init__(self) -> None: ...
 
 class Mode(threading.local):
@@ -36,6 +42,7 @@ class Settings:
     A compiled step depends on them; while the count stands still it need not look.
     """
     changes: builtins.int
+    exports: builtins.int
 
 class Tensor:
     """An n-dimensional array of one dtype that remembers how it was made.
@@ -1961,6 +1968,9 @@ def wrap(value: Any) -> Tensor:
 
 def storage_of(t: Tensor) -> Storage:
     """The storage that `t` shares with its views, made on first need."""
+
+def exported(t: Tensor) -> None:
+    """Note that the memory of `t` is given to code that can write to it without notice."""
 
 def alias(t: Tensor) -> Tensor:
     """A handle on the same memory without history: what `detach()` returns."""

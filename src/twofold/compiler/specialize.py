@@ -1,9 +1,19 @@
-"""specialize: programs for one trace, and what a call does around them."""
+"""specialize: programs for one trace, and what a call does around them.
+
+Note [Standing]
+What a program computes of state alone that it does not write (packed weights) is kept from call to call. It is
+computed anew when the version of such a tensor has changed, or a tensor got another array. Who has a tensor's
+memory as a NumPy array (or by DLPack) can write to it without notice: after such an export it is computed anew
+in every call, until nobody else has the array any more. Arrays that do not own their memory count as always held.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from sys import getrefcount
 from typing import Any
+
+import numpy as np
 
 from ..autodiff import tape
 from ..autodiff.bind import current_node, rebase_history, require_writable
@@ -42,6 +52,9 @@ class Specialization:
         self._fixed: list[Any] = []  # arrays of the state, while no tensor gets other memory
         self._changes = -1
         self._sort_updates(traced)
+        self._versions: Any = None  # of the state that stands still, when the program looked at it last
+        self._given: list[int] = []  # how often it was exported until then
+        self._exports = -1
         self._changes_arguments = bool(self._written or self._given_grads or traced.flags)
         self.program = self._compile(traced)
 
@@ -68,10 +81,14 @@ class Specialization:
             else:
                 self.updates[k] = position[id(target.handle)]
                 self._written_state.append(target.handle)
+        written = set(self.updates.values())
+        standing = [i for i, h in enumerate(self._handles) if first + i not in written and h._value.base is None]
+        self._standing = [first + i for i in standing]  # inputs that change by writes of others only
+        self._unwritten = standing  # the same, counted among the state
 
     def _compile(self, traced: Trace) -> Program:
         graph, history = run_passes(traced.rest)
-        return introduce(Program(graph, self.updates), history)
+        return introduce(Program(graph, self.updates, standing=self._standing), history)
 
     def run(self, tensors: Sequence[Tensor], made: Sequence[Any] = (), result: Any = None) -> Any:
         """Call the program on the arguments' tensors; state is read from and written to its place.
@@ -100,6 +117,8 @@ class Specialization:
         """Run on the arguments' arrays, and note the changes of state."""
         if self._changes != Settings.changes:
             self._look()
+        if self._unwritten:
+            self._watch()
         if self._grads:
             arrays.extend([slot.read() for slot in self._grads])
         arrays.extend(made)
@@ -164,7 +183,35 @@ class Specialization:
             id(storage_of(handle)): False for handle in self._handles
         }  # of state: whether it is written
         self._memory.update((id(storage), True) for storage in self._storages)
+        self._watched = [storage_of(self._handles[i]) for i in self._unwritten]
+        self._versions = None
         self._changes = changes
+
+    def _watch(self) -> None:
+        """Tell the program when state that it does not write may have changed, see Note [Standing]."""
+        versions = [storage.version for storage in self._watched]
+        if versions == self._versions and self._exports == Settings.exports:
+            return
+        exports = [storage.exports for storage in self._watched]
+        self._exports = Settings.exports
+        if versions != self._versions or exports != self._given:
+            self.program.refresh()
+            held = any(self._is_held(i, n) for i, n in zip(self._unwritten, exports, strict=True))
+            self._versions, self._given = None if held else versions, exports
+
+    def _is_held(self, i: int, exports: int) -> bool:
+        """Whether others than this and its program may have the memory of a piece of state."""
+        fixed = self._fixed
+        return fixed[i].base is not None or (exports > 0 and getrefcount(fixed[i]) > _OWN)
+
+
+def _count_of_own() -> int:
+    fixed = [np.empty(0)]
+    elsewhere = (fixed[0], fixed[0])  # a tensor, and the program
+    return getrefcount(fixed[0]) + 0 * len(elsewhere)
+
+
+_OWN = _count_of_own()
 
 
 class Differentiable(Specialization):
@@ -210,7 +257,7 @@ class Differentiable(Specialization):
             [places[s] for s in sources[len(parts.sources) :]],
             [ends.get(i) for i in given],
         )
-        return introduce(Program(parts.forward, self.updates), history)
+        return introduce(Program(parts.forward, self.updates, standing=self._standing), history)
 
     def _input_of(self, handle: Tensor, traced: Trace) -> int:
         first = traced.num_args + len(self._grads) + traced.num_found

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff.bind import bind, no_record
-from ..autodiff.handle import Tensor, alias, mode, wrap
+from ..autodiff.handle import Tensor, alias, exported, mode, wrap
 from ..ir.dtypes import as_dtype, bfloat16
 from ..ir.errors import AutogradError, DTypeError, ShapeError, TraceError
 from ..primitives import elementwise, movement
@@ -240,6 +240,7 @@ def numpy(self: Tensor, *, force: bool = False) -> Array:
     array = concrete(self, "numpy()")
     if not force:
         _refuse_grad(self, "numpy()")
+    exported(self)
     return array
 
 
@@ -247,6 +248,7 @@ def numpy(self: Tensor, *, force: bool = False) -> Array:
 def _array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Array:
     array = concrete(self, "its NumPy array")
     _refuse_grad(self, "the NumPy array")
+    exported(self)
     return np.array(array, dtype=dtype, copy=copy)
 
 
@@ -299,6 +301,7 @@ def _dlpack(
     _refuse_grad(self, "__dlpack__()")
     if self.dtype is bfloat16:
         raise BufferError("NumPy can't export bfloat16 by DLPack; cast to float32 first, or use view(uint16)")
+    exported(self)
     return array.__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
 
 

@@ -22,8 +22,8 @@ class Buffer:
     """A piece of memory that a program works on.
 
     Attributes:
-        kind: "input" (the caller's array), "constant", "temp" (in the arena) or "output" (the
-            caller's array, written).
+        kind: "input" (the caller's array), "constant", "temp" (in the arena), "kept" (from call to
+            call, see invariant.py) or "output" (the caller's array, written).
         number: slot in the table of base addresses that every kernel gets.
         size: in elements.
     """

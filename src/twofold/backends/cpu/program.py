@@ -7,7 +7,7 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from sys import getrefcount
 from typing import Any
 
@@ -21,6 +21,7 @@ from . import recording
 from . import team as _team
 from .cost import Cost, cost_of, program_text
 from .effects import written_slots
+from .invariant import invariant_steps
 from .jit import assembly, compile_kernels
 from .layout import Buffer
 from .lowering import Lowering
@@ -39,12 +40,22 @@ class Program:
         graph: what to compute.
         updates: number of an output -> number of the input whose array it is to be written into.
         target: the processor; this one's by default.
+        standing: numbers of inputs whose elements only change before a call of `refresh()`. What follows from
+            them alone is not computed again; with the arrays of another call it is.
     """
 
-    def __init__(self, graph: Graph, updates: dict[int, int] | None = None, target: Target | None = None):
+    def __init__(
+        self,
+        graph: Graph,
+        updates: dict[int, int] | None = None,
+        target: Target | None = None,
+        standing: Collection[int] = (),
+    ):
         self.graph = graph
         self.history: Any = None  # of the passes that made the graph, if there were any
         self.updates = updates or {}
+        self.standing = frozenset(standing) - set(self.updates.values())
+        self._stale = True  # the kept results of invariant steps
         self.target = target or host()
         started = time.perf_counter()
         lowering = Lowering(graph, self.target, self.updates)
@@ -104,10 +115,18 @@ class Program:
                 touched = [self.buffers[n - 2] for n in numbers]
                 step.buffers = tuple(dict.fromkeys((*step.buffers, *touched)))
                 self.writes[step.symbol] = {touched[slot - 2] for slot in slots[symbol] if slot > 1}
-        self.waves: list[list[list[Step]]] = []
-        for is_native, steps in itertools.groupby(self.steps, lambda step: step.kind != "numpy"):
+        writes = lambda step: self.writes[step.symbol]
+        standing = {self.views[self.graph.inputs[i]].buffer for i in self.standing}
+        once = invariant_steps(self.steps, writes, standing, lowering.checks.buffer) if standing else []
+        self.waves: list[list[list[Step]]] = waves(once, writes, lowering.checks.buffer)
+        self.num_once = len(self.waves)  # waves that run only when an input of `standing` has changed
+        for buffer in (b for step in once for b in writes(step)):
+            buffer.kind = "kept"
+        chosen = set(map(id, once))
+        rest = [step for step in self.steps if id(step) not in chosen]
+        for is_native, steps in itertools.groupby(rest, lambda step: step.kind != "numpy"):
             if is_native:
-                self.waves += waves(list(steps), lambda step: self.writes[step.symbol], lowering.checks.buffer)
+                self.waves += waves(list(steps), writes, lowering.checks.buffer)
             else:
                 self.waves += [[[step]] for step in steps]
         self.steps = [step for wave in self.waves for task in wave for step in task]
@@ -140,13 +159,17 @@ class Program:
             buffer.offset = place
             placed.append(buffer)
         self.arena_bytes = max((b.offset + b.nbytes for b in placed), default=0)
+        self.kept_bytes = 0
+        for buffer in (b for b in self.buffers if b.kind == "kept"):
+            buffer.offset = self.kept_bytes
+            self.kept_bytes += -(-buffer.nbytes // _ALIGN) * _ALIGN
 
     def _allocate(self) -> None:
         """Lay out the memory, and for every kernel the table of its buffers' addresses."""
         self._arena = _aligned(self.arena_bytes)
+        self._kept = _aligned(self.kept_bytes)
         self._scratch = _aligned(self._scratch_row * MAX_THREADS)
         self._arrays: list[np.ndarray[Any, Any] | None] = []  # flat, by number of the buffer
-        base = self._arena.ctypes.data
         addresses = [self._scratch.ctypes.data, self._scratch_row]
         for b in self.buffers:
             array: np.ndarray[Any, Any] | None = None
@@ -154,9 +177,10 @@ class Program:
             if b.kind == "constant":
                 array = np.ascontiguousarray(b.array).reshape(-1)
                 address = array.ctypes.data
-            elif b.kind == "temp" and b.offset >= 0:
-                array = self._arena[b.offset : b.offset + b.nbytes].view(b.dtype.numpy)
-                address = base + b.offset
+            elif b.kind in ("temp", "kept") and b.offset >= 0:
+                memory = self._arena if b.kind == "temp" else self._kept
+                array = memory[b.offset : b.offset + b.nbytes].view(b.dtype.numpy)
+                address = memory.ctypes.data + b.offset
             elif not b.size:
                 array = np.empty(0, b.dtype.numpy)  # no step makes what holds nothing
             self._arrays.append(array)
@@ -182,8 +206,11 @@ class Program:
         self._looks = bool(self._late) or any(step.kind == "numpy" for step in self.steps)  # at arrays, from Python
         self._fixed: Any = None
         self._outputs: list[Any] = [None] * len(self._results)  # of the last call
+        self._once = self._phases(self.waves[: self.num_once], starts) if self.num_once else None
         self._parts: list[Any] = []
-        for is_native, parts in itertools.groupby(self.waves, lambda wave: wave[0][0].kind != "numpy"):
+        for is_native, parts in itertools.groupby(
+            self.waves[self.num_once :], lambda wave: wave[0][0].kind != "numpy"
+        ):
             if is_native:
                 self._parts.append(self._phases(list(parts), starts))
             else:
@@ -227,9 +254,14 @@ class Program:
         with self._lock:
             return self._run(arrays, fixed)
 
+    def refresh(self) -> None:
+        """The elements of an input that stood still have changed."""
+        self._stale = True
+
     def forget(self) -> None:
         """Let go of the arrays of the last call."""
         with self._lock:
+            self._stale = True
             self._known = [None] * len(self._inputs)
             self._fixed = None
             for number, _ in self._inputs:
@@ -255,6 +287,8 @@ class Program:
         for i, array in enumerate(arrays):
             if known[i] is not array:
                 known[i] = array
+                if i in self.standing:
+                    self._stale = True
                 if not array.flags.c_contiguous:
                     given, array = array, np.ascontiguousarray(array)
                     copied.append((i, given, array))
@@ -287,6 +321,10 @@ class Program:
         team = _team.team()
         if recording.listener is not None:
             self._run_recorded(team, recording.listener)
+        elif self._once is not None and self._stale:
+            team.run(self._once[6], self._once[7], self._once[2], self._stop)
+        if self._stale:
+            self._stale = bool(self._notes[0])
         for part in self._parts if recording.listener is None else ():
             if part.__class__ is tuple:
                 team.run(part[6], part[7], part[2], self._stop)
@@ -308,8 +346,9 @@ class Program:
 
     def _run_recorded(self, team: Any, listener: recording.Listener) -> None:
         """Run the steps one by one and tell the listener how long each took."""
-        number = 0
-        for part in self._parts:
+        once = () if self._once is None else (self._once,)
+        number = 0 if self._stale or not once else len(once[0][5])
+        for part in (*(once if self._stale else ()), *self._parts):
             is_native = part.__class__ is tuple
             for i in range(len(part[5]) if is_native else 1):
                 if self._notes[0]:
