@@ -8,6 +8,7 @@ from typing import Any
 
 from ..autodiff.bind import bind, no_record
 from ..autodiff.handle import Tensor, alias
+from ..ir.tree import Tree
 from .derivative import Made
 
 
@@ -57,6 +58,23 @@ class ViewOf:
                     with no_record():
                         t = bind(p, (t,), params)
         return t
+
+
+class Results:
+    """What a run of the code returns: marks, and values that are what they are, in a nesting."""
+
+    __slots__ = ("gives_numbers", "marks", "tree")
+
+    def __init__(self, marks: list[Any], tree: Tree):
+        self.marks, self.tree = marks, tree
+        self.gives_numbers = any(r.__class__ is Asked for r in marks)
+
+    def rebuild(self, made: Sequence[Tensor], given: Sequence[Tensor], answers: Any = ()) -> Any:
+        """The results, from the tensors that the code makes, its arguments', and numbers it asked for."""
+        views: dict[int, Tensor] = {}
+        return self.tree.unflatten(
+            [answers[r.number] if r.__class__ is Asked else find(r, made, given, views) for r in self.marks]
+        )
 
 
 def base_of(t: Tensor) -> Tensor:

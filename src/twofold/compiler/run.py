@@ -58,10 +58,12 @@ class Run:
     `call`, then `end`, both while the tracer is active, then `finish`.
     """
 
-    def __init__(self, fn: Callable[..., Any], args: Any, kwargs: Any, tracer: Tracer):
+    def __init__(
+        self, fn: Callable[..., Any], args: Any, kwargs: Any, tracer: Tracer, names: list[str] | None = None
+    ):
         self.fn, self.tracer = fn, tracer
         leaves, self.args_tree = flatten((args, kwargs))
-        names = _argument_names(fn, args, kwargs)
+        self.names = names = _argument_names(fn, args, kwargs) if names is None else names
         self.given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         self.statics: list[Any] = []
         self.handles: list[Tensor] = []

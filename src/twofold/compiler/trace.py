@@ -32,7 +32,7 @@ from ..ir.types import TensorType, contiguous_strides
 from .attributes import Attributes, attributes_of
 from .derivative import Derivative, Made
 from .entry import enter
-from .results import Asked, find
+from .results import Results
 
 
 class Root:
@@ -437,8 +437,7 @@ class Trace:
         self.num_results = num_results
         self.num_args = sum(s is TENSOR for s in statics)
         self._args_tree, self._statics = args_tree, statics
-        self._result, self._result_tree = result, result_tree
-        self.gives_numbers = any(r.__class__ is Asked for r in result)
+        self.results = Results(result, result_tree)
         self.gives_one = result_tree.kind is None and result[0].__class__ is Made
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -477,12 +476,9 @@ class Trace:
                 raise TraceError(f"traced with the value {static!r}, called with {leaf!r}", hint="trace it again")
         return tensors
 
-    def rebuild(self, made: Sequence[Tensor], given: Sequence[Tensor], answers: Any = ()) -> Any:
-        """What the function returns, from the tensors that it makes, its arguments', and numbers it asked for."""
-        views: dict[int, Tensor] = {}
-        return self._result_tree.unflatten(
-            [answers[r.number] if r.__class__ is Asked else find(r, made, given, views) for r in self._result]
-        )
+    def rebuild(self, made: Sequence[Tensor], given: Sequence[Tensor]) -> Any:
+        """What the function returns, from the tensors that it makes and its arguments'."""
+        return self.results.rebuild(made, given)
 
     def __str__(self) -> str:
         return str(self.graph)

@@ -39,6 +39,7 @@ from .inspect import explain, introduce
 from .partition import ancestors, choose, extract
 from .pipeline import run_passes
 from .questions import Array, PathTracer, Question, Signatures, Values
+from .results import Results
 from .run import Run, name_of
 from .specialize import Specialization, specialize
 from .trace import Guard, Slot, Trace
@@ -207,14 +208,14 @@ class Call:
 
 
 class Answered:
-    """A trace whose result has numbers that were asked for: those of this call."""
+    """Results with numbers that were asked for: those of this call."""
 
-    def __init__(self, trace: Trace, questions: Sequence[Question], made: Sequence[Sequence[Array]]):
-        self.trace, self.questions, self.made = trace, questions, made
+    def __init__(self, results: Results, questions: Sequence[Question], made: Sequence[Sequence[Array]]):
+        self.results, self.questions, self.made = results, questions, made
 
     def rebuild(self, made: Sequence[Tensor], given: Sequence[Tensor]) -> Any:
-        """As `Trace.rebuild`."""
-        return self.trace.rebuild(made, given, self)
+        """As `Results.rebuild`."""
+        return self.results.rebuild(made, given, self)
 
     def __getitem__(self, k: int) -> Any:
         number = self.made[k][0].item()
@@ -238,6 +239,7 @@ class Tree:
 
     def __init__(self, fn: Callable[..., Any], asks: bool):
         self.fn, self.asks = fn, asks
+        self.names: list[str] | None = None  # of the arguments
         self.start = Point()
         self.marks = True  # where numbers are only returned
         self.led = False  # by Python: see Note [Who leads]
@@ -314,9 +316,9 @@ class Tree:
         """The results of a call that comes to a leaf, or EAGER."""
         if leaf.spec is None or leaf.spec.shares(call.tensors):
             return EAGER
-        trace = result or leaf.spec.trace
-        if trace.gives_numbers:
-            result = Answered(trace, [s.question for s in call.segments], call.made)
+        results = result or leaf.spec.trace.results
+        if results.gives_numbers:
+            result = Answered(results, [s.question for s in call.segments], call.made)
         return leaf.spec.run(call.tensors, [call.read(s) for s in leaf.sources], result)
 
     def _refuse(self, error: TraceError, call: Call) -> None:
@@ -390,7 +392,8 @@ class Growth:
         self.tracer = PathTracer(tree.fn, name_of(tree.fn))
         self.tracer.asks, self.tracer.marks = tree.asks, tree.marks
         self.tracer.answer = self._answer
-        self.run = Run(tree.fn, args, kwargs, self.tracer)
+        self.run = Run(tree.fn, args, kwargs, self.tracer, tree.names)
+        tree.names = self.run.names
         self.values = Values(self.tracer, self.run.starts, [t._value for t in tensors])
         self.signatures = Signatures(self.tracer)
         self.ready, self.call = ready, Call(tensors)
@@ -495,7 +498,10 @@ class Growth:
         if failed is not None:
             self._change(changes)
             raise failed
-        self.result = run.finish()
+        self.leaf = self._find(self.signature)
+        self.results = Results(run.marks, run.result_tree)
+        if self.leaf is None:
+            self.result = run.finish()
 
     def _signature(self) -> Any:
         run, signatures = self.run, self.signatures
@@ -547,17 +553,16 @@ class Growth:
 
     def prepare(self) -> Callable[[], Any]:
         """What runs the end of this path, compiled if it is new, and gives the results or EAGER."""
-        leaf = self._find(self.signature)
-        if leaf is not None:
-            return functools.partial(self.tree.end, leaf, self.call, self.result)
+        if self.leaf is not None:
+            return functools.partial(self.tree.end, self.leaf, self.call, self.results)
         if len(self.path) == len(self.call.made):
             self._tell("goes on in a new way")
-        leaf, carried = self._grow()
-        spec = leaf.spec
+        new, carried = self._grow()
+        spec = new.spec
         if spec is None or spec.shares(self.tensors):
             return lambda: EAGER
         arrays = [*self.values.found, *[self.values[v] for v in (*self._lifted(), *carried)]]
-        result = Answered(self.result, self.questions, self.answers) if self.result.gives_numbers else None
+        result = Answered(self.results, self.questions, self.answers) if self.results.gives_numbers else None
         return lambda: spec.run(self.tensors, arrays, result)
 
     def _tell(self, what: str) -> None:
