@@ -101,6 +101,8 @@ def test_dtype_and_shape_together(drawn, a, b, name):
         theirs = getattr(torch, name)(to_torch(x), to_torch(y))
     except (RuntimeError, NotImplementedError):
         return
+    if theirs.dtype == torch.complex32:
+        return  # which Twofold does not have: complex64 takes its place
     assert_same(getattr(tw, name)(x, y), theirs)
 
 
