@@ -161,7 +161,10 @@ class Compiled:
         return "\n".join(lines + [f"   {line}" for tree in trees for line in tree.lines()])
 
     def lower(self, *args: Any, **kwargs: Any) -> Program:
-        """The program for these arguments, without running it: print its graph, kernels, assembly."""
+        """The program for these arguments, without running it: print its graph, kernels, assembly.
+
+        Raises: TraceError where the code asks for values: then it is a tree of programs; see `explain`.
+        """
         return specialize(trace_call(self.fn, args, kwargs, derivative=True)).program
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
