@@ -126,3 +126,25 @@ def test_results_given_to_numpy_leave_packed_weights_alone(pair):
     count = check()
     tw.ones(3).numpy()
     assert check() == count
+
+
+def test_a_cache_written_in_place_at_a_place_that_is_an_argument():
+    tw.manual_seed(1)
+    layer = tw.nn.Linear(8, 16)
+    keys, values = tw.zeros(6, 8), tw.zeros(6, 8)
+    places = tw.arange(6)
+
+    @tw.compile(fullgraph=True)
+    def step(x, place):
+        k, v = layer(x).chunk(2, -1)
+        keys[place] = k
+        values[place] = v
+        return tw.nn.functional.scaled_dot_product_attention(x, keys, values, attn_mask=places <= place)
+
+    xs = tw.randn(6, 8)
+    with tw.no_grad():
+        got = tw.cat([step(xs[i : i + 1], tw.tensor([i])) for i in range(6)])
+        k, v = layer(xs).chunk(2, -1)
+        expected = tw.nn.functional.scaled_dot_product_attention(xs, k, v, is_causal=True)
+    assert tw.allclose(got, expected, atol=1e-5) and tw.allclose(keys, k, atol=1e-6)
+    assert step.explain() == "1. first call"

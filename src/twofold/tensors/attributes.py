@@ -211,6 +211,9 @@ def contiguous(self: Tensor, *, memory_format: Any = None) -> Tensor:
 def data_ptr(self: Tensor) -> int:
     """The address of the first element.
 
+    What other code writes there goes unnoticed: use `numpy()` or DLPack, which programs that keep packed
+    weights know of.
+
     >>> import twofold as tw
     >>> x = tw.zeros(4)
     >>> x[1:].data_ptr() - x.data_ptr()

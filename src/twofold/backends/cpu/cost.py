@@ -36,7 +36,7 @@ class Cost:
 
     Attributes:
         steps: a StepCost for each kernel, in order.
-        arena_bytes: memory for temporaries.
+        arena_bytes: memory for temporaries, those that are kept from call to call included.
         scratch_bytes: memory of each thread.
         constant_bytes: arrays that are part of the program.
         argument_bytes: arrays that it is given: arguments and state.
@@ -100,7 +100,9 @@ def cost_of(program: Any) -> Cost:
     for b in program.buffers:
         kinds[b.kind] = kinds.get(b.kind, 0) + b.nbytes
     scratch = program._scratch_row
-    return Cost(steps, program.arena_bytes, scratch, kinds.get("constant", 0), kinds.get("input", 0))
+    return Cost(
+        steps, program.arena_bytes + program.kept_bytes, scratch, kinds.get("constant", 0), kinds.get("input", 0)
+    )
 
 
 def _step_cost(program: Any, step: Step, seen: set[Node]) -> StepCost:
