@@ -18,8 +18,16 @@ from .ir import config as _config
 
 if _TYPE_CHECKING:
     from .compiler.compare import Comparison, Difference, compare
+    from .compiler.verify import Verification, verify
 
-_LATE = {"Comparison", "Difference", "compare"}  # these load LLVM
+# These load LLVM.
+_LATE = {
+    "Comparison": ".compiler.compare",
+    "Difference": ".compiler.compare",
+    "Verification": ".compiler.verify",
+    "compare": ".compiler.compare",
+    "verify": ".compiler.verify",
+}
 
 
 @_contextlib.contextmanager
@@ -68,8 +76,17 @@ def settings(
 
 def __getattr__(name: str) -> _Any:
     if name in _LATE:
-        return getattr(_importlib.import_module(".compiler.compare", __package__), name)
+        return getattr(_importlib.import_module(_LATE[name], __package__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["Comparison", "Difference", "compare", "detect_anomaly", "set_detect_anomaly", "settings"]
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Verification",
+    "compare",
+    "detect_anomaly",
+    "set_detect_anomaly",
+    "settings",
+    "verify",
+]

@@ -123,6 +123,17 @@ def test_bits_do_not_depend_on_what_ran_before_or_on_threads():
         tw.set_num_threads(before)
 
 
+def test_programs_are_let_go_when_they_hold_too_much(monkeypatch):
+    kept = eager._Kept()
+    kept.limit = 3 * N * 4
+    monkeypatch.setattr(eager, "_KEPT", kept)
+    native = eager._Native(PRIMITIVES["exp"])
+    want = {n: native.run(numbers(n)) for n in range(N, N + 6)}
+    assert 0 < len(native._programs) <= 3 and kept.bytes <= kept.limit
+    for n, array in want.items():
+        np.testing.assert_array_equal(native.run(numbers(n)), array)
+
+
 def test_errors_are_those_of_small_operations():
     with pytest.raises(tw.ShapeError, match="channels"):
         F.conv2d(tw.ones(4, 5, 64, 64), tw.ones(8, 3, 3, 3))

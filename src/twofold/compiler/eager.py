@@ -4,16 +4,19 @@ layers, transcendental functions, selections.
 Note [What runs natively]
 Whether an operation runs on a kernel is a function of its primitive, dtypes and shapes alone, so that
 results do not depend on what ran before. Each combination is compiled when it is first met, and found
-in the object cache by later processes. Operations with little work stay with NumPy, which begins
-sooner; so do those that NumPy does well (sums, products, matrix products). Errors of native
-operations are explained by the reference, which is run for that.
+in the object cache by later processes. Programs keep their results' memory for the next call, so those
+used last are kept as far as they fit into a part of the machine's memory. Operations with little work
+stay with NumPy, which begins sooner; so do those that NumPy does well (sums, products, matrix products).
+Errors of native operations are explained by the reference, which is run for that.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
+import os
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +58,6 @@ class _Native:
         self._least = 1 if self._heavy else _ELEMENTS
         self._reference = runner(p)
         self._programs: dict[Any, Any] = {}
-        self._lock = threading.Lock()
 
     def run(self, *values: Any, **params: Any) -> Any:
         """Results for arrays and Python numbers, as `Primitive.run`."""
@@ -77,32 +79,78 @@ class _Native:
             program = self._programs[known]
         except KeyError:
             program = self._find(known, values, params)
+        except TypeError:  # a param that can't be hashed
+            program = None
         if program is None:
             return self._reference(*values, **params)
-        arrays = [
-            v if isinstance(v, _ndarray) else np.asarray(v, t) for v, t in zip(values, program[1], strict=True)
-        ]
+        native, dtypes, nbytes = program
+        _KEPT.use(self._programs, known, nbytes)
         try:
-            out = program[0](arrays)
+            out = native([np.asarray(v, dtype) for v, dtype in zip(values, dtypes, strict=True)])
         except Exception:  # the reference says what is wrong, in words without a graph
             return self._reference(*values, **params)
         finally:
-            program[0].forget()
+            native.forget()
         return tuple(out) if self.p.multiple else out[0]
 
     def _find(self, key: Any, values: tuple[Any, ...], params: dict[str, Any]) -> Any:
         types = value_types(values)
         outs = self.p.types(types, params)  # raises what bind shows
-        with self._lock:
-            if key not in self._programs:
+        with _KEPT.lock:
+            program = self._programs.get(key)
+            if program is None:
                 worth = not self._heavy or _flops(types, outs) >= _FLOPS
-                self._programs[key] = self._compile(types, params) if worth else None
-            return self._programs[key]
+                program = self._programs[key] = self._compile(types, params) if worth else None
+            return program
 
     def _compile(self, types: list[TensorType], params: dict[str, Any]) -> Any:
         native: Callable[..., Any] = importlib.import_module(".single", __package__).program_of
         program = native(self.p, types, params)
-        return None if program is None else (program, [t.dtype.numpy for t in types])
+        if any(step.kind == "numpy" for step in program.steps):
+            return None
+        nbytes = program.arena_bytes + sum(v.type.size * v.dtype.itemsize for v in program.graph.outputs)
+        return program, [t.dtype.numpy for t in types], nbytes
+
+
+class _Kept:
+    """The programs that were used last, with the memory that they hold between calls."""
+
+    def __init__(self) -> None:
+        self.limit = _memory() // 8
+        self.bytes = 0
+        self.order: OrderedDict[Any, tuple[dict[Any, Any], int]] = OrderedDict()
+        self.forked()
+
+    def forked(self) -> None:
+        """Have a new lock: in a child, a thread that is not there any more may hold the old one."""
+        self.lock = threading.Lock()
+
+    def use(self, programs: dict[Any, Any], key: Any, nbytes: int) -> None:
+        """Note that a program is used, and let go of those used longest ago if there is too much."""
+        with self.lock:
+            entry = id(programs), key
+            if entry in self.order:
+                self.order.move_to_end(entry)
+                return
+            self.order[entry] = programs, nbytes
+            self.bytes += nbytes
+            while self.bytes > self.limit and self.order:
+                (_, oldest), (owner, size) = self.order.popitem(last=False)
+                owner.pop(oldest, None)
+                self.bytes -= size
+
+
+def _memory() -> int:
+    """Bytes of the machine's memory, or a guess."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 8 << 30
+
+
+_KEPT = _Kept()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_KEPT.forked)
 
 
 _ndarray = np.ndarray

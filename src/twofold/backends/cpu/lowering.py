@@ -15,6 +15,7 @@ from .group import Group, group_nodes, is_convolution, is_elementwise
 from .kernels.columns import ColumnsKernel
 from .kernels.contract import ContractKernel
 from .kernels.convolutions import lower_fused
+from .kernels.relayout import row_major
 from .kernels.rows import RowsKernel
 from .kernels.scalars import Scalars
 from .kernels.table import IN_PLACE, LOWERINGS
@@ -325,7 +326,8 @@ class Lowering:
         live = [n for n in group.nodes if n.outputs[0] in outputs]
         if not live:
             return
-        kernel = ColumnsKernel(live, inline, {v: self.views[v] for v in read}, outputs, self.lanes, scalars)
+        sources = {v: self._along_columns(v, live[0], symbol) for v in read}
+        kernel = ColumnsKernel(live, inline, sources, outputs, self.lanes, scalars)
         if not kernel.partial_elements():
             kernel.emit(self.module, symbol, None)
             used = [*(v.buffer for v in (*kernel.views.values(), *outputs.values())), *scalars.buffers]
@@ -339,6 +341,16 @@ class Lowering:
         chunks = kernel.emit_combine(self.module, symbol + "c", partials)
         used = [v.buffer for v in outputs.values()]
         self.steps.append(Step("combine", live, chunks, symbol + "c", (*used, partials)))
+
+    def _along_columns(self, value: Value, node: Node, symbol: str) -> View:
+        """The view of a value whose vectors a column kernel reads: copied first if their elements lie apart."""
+        view = self.views[value]
+        strides = [s for n, s in zip(view.shape, view.strides, strict=True) if n != 1]
+        if view.shape != node.inputs[0].shape or not strides or strides[-1] in (0, 1):
+            return view
+        view, steps = row_major(self, view, node, f"{symbol}r{len(self.steps)}")
+        self.steps += steps
+        return view
 
     def _new_view(self, value: Value) -> View:
         buffer = self.home.get(value) or self.buffer("temp", value.dtype, value.type.size)

@@ -1,7 +1,8 @@
 """canonicalize: one form for what can be said in several.
 
 Afterwards:
-- a reduction covers trailing dimensions only, or keeps the innermost dimension;
+- a reduction covers trailing dimensions only, or keeps the innermost one: one over other dimensions that include
+  the last is turned, so that what it keeps comes last (`layout` turns sums over pixels in the same way);
 - the transpose of a matrix product is the product of the transposes, so that what follows it
   element by element can be fused to it;
 - no cast to the same dtype, no reshape, permute, expand or slice that changes nothing, no
@@ -100,13 +101,14 @@ def _reduction(r: Rewriter, node: Node) -> bool:
     if not trailing and inner[-1] not in real:
         return False
     kept = [d for d in range(len(shape)) if d not in real]
-    order = (*kept, *real)
+    order = (*kept, *real) if trailing else (*real, *kept)
     x = r[source]
     if order != tuple(range(len(shape))):
         x = r.add(PRIMITIVES["permute"], [x], dims=order)
     elif tuple(dims) == tuple(real):
         return False
-    _set(r, out, r.add(node.prim, [x], dims=tuple(range(len(kept), len(shape))), keepdim=False))
+    start = len(kept) if trailing else 0
+    _set(r, out, r.add(node.prim, [x], dims=tuple(range(start, start + len(real))), keepdim=False))
     return True
 
 

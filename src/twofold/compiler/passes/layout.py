@@ -24,6 +24,7 @@ from ...primitives.channels_last import TWINS, channels_first, channels_last
 
 _ELEMENTWISE = frozenset(p.name for p in vars(elementwise).values() if isinstance(p, Primitive))
 _REDUCTIONS = frozenset(("sum", "prod", "amax", "amin"))
+_ORDERED = frozenset(("sum", "prod"))  # reductions whose bits depend on the order
 _COMPARISONS = frozenset(("le", "lt", "ge", "gt", "eq", "ne"))
 _ACTIVATIONS = {"conv": (0,), "conv_input_grad": (0,), "conv_weight_grad": (0, 1)}
 _RANKS = (3, 4, 5)  # (N, C, *S) with one to three spatial dimensions
@@ -240,6 +241,8 @@ class _Layout(Rewriter):
         x, out = node.inputs[0], node.outputs[0]
         order = channels_last(x.ndim)
         dims = tuple(sorted(order.index(d) for d in node.params["dims"]))
+        if node.prim.name in _ORDERED and not _same_walk(x.shape, node.params["dims"], order):
+            return False
         keepdim = node.params["keepdim"]
         y = self.add(node.prim, [self.last[x]], dims=dims, keepdim=keepdim)
         kept = [d for d in range(x.ndim) if d not in node.params["dims"] and x.shape[d] != 1]
@@ -279,6 +282,21 @@ class _Layout(Rewriter):
         dim = channels_last(out.ndim).index(node.params["dim"])
         self._made(out, self.add(node.prim, [self.turned(v) for v in node.inputs], dim=dim))
         return True
+
+
+def _same_walk(shape: Shape, dims: Shape, order: Shape) -> bool:
+    """Whether a sum adds in the same order where the dimensions lie in `order`, so that its bits are the same.
+
+    The order of a sum depends on whether it covers the trailing dimensions (see docs/design/0003), and on
+    the order in which the reduced elements are met.
+    """
+
+    def walk(dims_in_order: list[int]) -> tuple[bool, list[int]]:
+        real = [d for d in dims_in_order if shape[d] != 1]
+        reduced = [d for d in real if d in dims]
+        return real[len(real) - len(reduced) :] == reduced, reduced
+
+    return walk(list(range(len(shape)))) == walk(list(order))
 
 
 def _is_zero(graph: Graph, value: Value) -> bool:

@@ -63,9 +63,12 @@ class ColumnsKernel:
             )
 
         self.kept, kept_strides = part(kept)
-        self.reduced, reduced_strides = part(reduced)
+        reduced = [d for d in reduced if shape[d] != 1]
+        outermost, outermost_strides = part(reduced[:1])  # by itself: how it is cut depends on the shape alone
+        rest, rest_strides = part(reduced[1:])
+        reduced_strides = [a + b for a, b in zip(outermost_strides, rest_strides, strict=True)]
         self.kept = self.kept or (1,)
-        self.reduced = self.reduced or (1,)
+        self.reduced = outermost + rest or (1,)
         self.kept_strides = {v: s or (0,) for v, s in zip(values, kept_strides, strict=True)}
         self.reduced_strides = {v: s or (0,) for v, s in zip(values, reduced_strides, strict=True)}
         self.outputs = outputs

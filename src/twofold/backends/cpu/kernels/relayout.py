@@ -16,6 +16,8 @@ def row_major(lowering: Any, view: View, node: Node, symbol: str) -> tuple[View,
     if view.contiguous:
         return view, []
     known = lowering.__dict__.setdefault("row_major_copies", {})
+    if view.buffer in lowering.home.values():
+        known = {}  # state that this program writes: the copy may be of what was there before
     key = (view.buffer, view.shape, view.strides, view.offset)
     if key in known:
         return known[key], []
