@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from layer_cases import LAYERS
+from nn_harness import leaves, to_twofold
 from test_fallbacks import traced
 
 import twofold as tw
@@ -11,19 +12,26 @@ from twofold import nn
 from twofold.compiler.verify import verify_graph
 
 
-def numbers(value):
-    """An array for an input of a graph: small positive numbers, or indices."""
-    rng = np.random.default_rng(value.type.size)
-    if value.dtype.is_floating_point:
-        return rng.uniform(0.1, 1, value.shape).astype(value.dtype.numpy)
-    return (np.arange(value.type.size) % 2).reshape(value.shape).astype(value.dtype.numpy)
+def arrays(graph, case):
+    """Arrays for the inputs of a graph: small positive numbers, and the case's own indices."""
+    rng = np.random.default_rng(0)
+    indices = [x.numpy() for x in leaves(to_twofold(case.arrays(), False)) if not x.dtype.is_floating_point]
+    out = []
+    for value in graph.inputs:
+        if value.dtype.is_floating_point:
+            out.append(rng.uniform(0.1, 1, value.shape).astype(value.dtype.numpy))
+        elif indices and indices[0].shape == value.shape:
+            out.append(indices.pop(0).astype(value.dtype.numpy))
+        else:
+            out.append(np.zeros(value.shape, value.dtype.numpy))
+    return out
 
 
 @pytest.mark.parametrize("kind", sorted({case.name for case in LAYERS}))
 def test_layers(kind):
     for case in (case for case in LAYERS if case.name == kind):
         graph = traced(getattr(nn, kind), case, tw.float32)
-        found = verify_graph(graph, [numbers(v) for v in graph.inputs])
+        found = verify_graph(graph, arrays(graph, case))
         assert found, f"{case}: {found}"
 
 
@@ -32,22 +40,9 @@ def perceptron():
 
 
 def convolutional():
-    return nn.Sequential(
-        *(
-            nn.Unflatten(1, (1, 20, 20)),
-            nn.Conv2d(1, 17, 3, padding=1),
-            nn.BatchNorm2d(17),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        ),
-        *(
-            nn.Conv2d(17, 19, 3, stride=2),
-            nn.GroupNorm(1, 19),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(19, 5),
-        ),
-    )
+    first = [nn.Conv2d(1, 17, 3, padding=1), nn.BatchNorm2d(17), nn.ReLU(), nn.MaxPool2d(2)]
+    second = [nn.Conv2d(17, 19, 3, stride=2), nn.GroupNorm(1, 19), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(nn.Unflatten(1, (1, 20, 20)), *first, *second, nn.Linear(19, 5))
 
 
 @pytest.mark.parametrize(("make", "shape"), [(perceptron, (17, 20)), (convolutional, (20, 400))])

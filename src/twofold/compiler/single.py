@@ -11,8 +11,17 @@ from ..ir.types import TensorType
 from .pipeline import optimize
 
 
-def program_of(p: Primitive, types: list[TensorType], params: dict[str, Any]) -> Program:
-    """The primitive as a program."""
-    graph = Graph(f"eager {p.name}")
-    graph.set_outputs(graph.add(p, [graph.add_input(t) for t in types], params))
+def program_of(
+    p: Primitive, types: list[TensorType], params: dict[str, Any], constants: dict[int, Any] | None = None
+) -> Program:
+    """The primitive as a program.
+
+    Args:
+        types: of all operands.
+        constants: number of an operand -> its array, where that is a part of the program: a power by 2
+            is another operation than one by any number. The program takes the other operands.
+    """
+    graph, known = Graph(f"eager {p.name}"), constants or {}
+    operands = [graph.constant(known[i]) if i in known else graph.add_input(t) for i, t in enumerate(types)]
+    graph.set_outputs(graph.add(p, operands, params))
     return Program(optimize(graph))

@@ -96,10 +96,13 @@ class _Alone:
 
     def run(self, node: Node, inputs: Sequence[Array]) -> list[Array]:
         types = [v.type for v in node.inputs]
-        key = node.prim.name, repr(types), repr(sorted(node.params.items()))
+        constants = {i: v.graph.constants[v] for i, v in enumerate(node.inputs) if v in v.graph.constants}
+        numbers = sorted((i, array.tobytes()) for i, array in constants.items())
+        key = node.prim.name, repr(types), repr(sorted(node.params.items())), repr(numbers)
         if key not in self.programs:
-            self.programs[key] = program_of(node.prim, types, node.params)
-        return [np.array(out) for out in self.programs[key]([np.ascontiguousarray(a) for a in inputs])]
+            self.programs[key] = program_of(node.prim, types, node.params, constants)
+        given = [np.ascontiguousarray(a) for i, a in enumerate(inputs) if i not in constants]
+        return [np.array(out) for out in self.programs[key](given)]
 
 
 def _run(graph: Graph, outputs: Sequence[Value], arrays: Sequence[Array]) -> list[Any]:

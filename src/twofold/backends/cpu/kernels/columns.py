@@ -107,7 +107,7 @@ class ColumnsKernel:
         stop = f.min(f.mul(last, self.per_chunk), self.items * self.blocks)
 
         def item(number: Any) -> None:
-            block, rest = f.rem(number, self.blocks), f.div(number, self.blocks)
+            rest, block = f.rem(number, self.items), f.div(number, self.items)
             panel, outer = f.rem(rest, self.panels), f.div(rest, self.panels)
             index: list[Any] = []
             left = outer

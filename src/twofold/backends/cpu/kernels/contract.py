@@ -79,6 +79,10 @@ class ContractKernel:
         self.group_panels = min(self.panels, _PANELS) if self.gathers else 1
         self.panel_groups = -(-self.panels // self.group_panels)
         self.items = math.prod(self.batch) * self.panel_groups * len(self.tiles)
+        # All panels of a block of rows before the next block, so that a thread, which begins with a range of
+        # items, writes whole rows: those it reads in the kernels around. Lines from another core are slow.
+        blocks = 1 if self.gathers else min(4, max(1, len(self.tiles) // 3))
+        self.block = -(-len(self.tiles) // blocks)
         flops = 2 * max(self.tiles) * self.width * self.k * self.group_panels
         # a chunk is long against a claim (0.25 us), and there are enough of them to balance
         self.per_chunk = max(1, min(1_000_000 // max(1, flops), self.items // 32))
@@ -204,8 +208,15 @@ class ContractKernel:
         num_large = self.tiles.count(sizes[0])
 
         def item(number: Any) -> None:
-            t, rest = f.rem(number, num_tiles), f.div(number, num_tiles)
-            j, b = f.rem(rest, self.panel_groups), f.div(rest, self.panel_groups)
+            whole = num_tiles * self.panel_groups
+            rest, b = f.rem(number, whole), f.div(number, whole)
+            block = f.div(rest, self.block * self.panel_groups)
+            rest = f.rem(rest, self.block * self.panel_groups)
+            begin = f.mul(block, self.block)
+            in_block: Any = self.block
+            if num_tiles % self.block:
+                in_block = f.min(f.sub(num_tiles, begin), self.block)
+            t, j = f.add(begin, f.rem(rest, in_block)), f.div(rest, in_block)
             index: list[Any] = []
             left = b
             for n in reversed(self.batch):
