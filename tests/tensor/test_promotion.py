@@ -94,15 +94,14 @@ def test_broadcasting(drawn, data):
     st.sampled_from(["add", "mul", "maximum", "eq", "pow", "div"]),
 )
 def test_dtype_and_shape_together(drawn, a, b, name):
-    if name == "maximum" and (a.is_complex or b.is_complex):
-        return
+    complex_too = a.is_complex or b.is_complex
+    if complex_too and (name == "maximum" or tw.float16 in (a, b)):
+        return  # of float16 PyTorch may make complex32, which Twofold does not have
     x, y = tw.ones(drawn.input_shapes[0], dtype=a), tw.ones(drawn.input_shapes[1], dtype=b)
     try:
         theirs = getattr(torch, name)(to_torch(x), to_torch(y))
     except (RuntimeError, NotImplementedError):
         return
-    if theirs.dtype == torch.complex32:
-        return  # which Twofold does not have: complex64 takes its place
     assert_same(getattr(tw, name)(x, y), theirs)
 
 
