@@ -84,7 +84,7 @@ def test_eager_and_compiled_are_equal_bit_for_bit(fn):
 
 
 @pytest.mark.parametrize("layer", ["LSTM", "GRU", "RNN"])
-def test_recurrent_layers_and_their_gradients_are_equal_bit_for_bit(layer):
+def test_recurrent_layers_are_equal_bit_for_bit_and_their_gradients_agree(layer):
     tw.manual_seed(0)
     model = getattr(tw.nn, layer)(32, 64)
     x = tw.randn(20, 16, 32)
