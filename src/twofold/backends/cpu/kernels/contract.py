@@ -20,11 +20,11 @@ from ..layout import Buffer, View
 from ..target import Target
 from .access import base, load, store
 from .scalars import NONE, Scalars
-from .tile import scratch_of
+from .tile import copy_bytes, scratch_of
 
 _PANELS = 8  # that use a gathered row tile of A
 _CACHED = 1 << 20  # bytes of a gathered row tile
-_TALL = 1 << 23  # bytes that a column of A spans, from which a row tile is gathered
+_TALL = 1 << 21  # bytes that a column of A spans, from which a row tile is gathered
 _LIGHT = 6  # nodes of a group whose epilogue is written out for every vector of the tile
 
 
@@ -69,13 +69,8 @@ class ContractKernel:
         most = target.tile_rows
         self.tiles = tile_rows(self.m, most)
         self.panels = -(-self.n // self.width)
-        # A row tile of a transposed A lies in rows far apart, too, as in the gradient of a weight.
-        am, ak = self.a.strides[-2:]
-        gap = ak * self.dtype.itemsize
-        far = am == 1 and gap >= 4096 and self.k * gap >= _TALL
-        far = far and self.k * self.lanes * self.dtype.itemsize <= _CACHED
-        held = registers.HELD[self.dtype.name] == registers.STORED[self.dtype.name]
-        self.gathers = far and held and self.panels > 1 and max(self.tiles) <= self.lanes
+        self.gathered = self._gathered_strides()
+        self.gathers = self.gathered is not None
         self.group_panels = min(self.panels, _PANELS) if self.gathers else 1
         self.panel_groups = -(-self.panels // self.group_panels)
         self.items = math.prod(self.batch) * self.panel_groups * len(self.tiles)
@@ -87,12 +82,34 @@ class ContractKernel:
         # a chunk is long against a claim (0.25 us), and there are enough of them to balance
         self.per_chunk = max(1, min(1_000_000 // max(1, flops), self.items // 32))
         self.chunks = -(-self.items // self.per_chunk)
-        self.scratch_bytes = self.k * self.lanes * self.dtype.itemsize if self.gathers else 0
+        rows, columns = self.gathered or (0, 0)
+        self.scratch_bytes = (
+            max(self.tiles) * rows * self.dtype.itemsize if columns == 1 else self.k * columns * self.dtype.itemsize
+        )
         self.packed: Buffer | None = None
         # Rows of B far apart fall into the same few sets of the caches: a panel that several row
         # tiles read is worth gathering.
         gap = self.b.strides[-2] * self.dtype.itemsize if len(self.b.shape) >= 2 else 0
         self.far_apart = len(self.tiles) >= 3 and self.k >= 256 and gap >= 1024
+
+    def _gathered_strides(self) -> tuple[int, int] | None:
+        """Strides of a row tile of A in scratch memory, where it is better copied there first.
+
+        A row tile of a transposed A lies in rows far apart, as in the gradient of a weight. Rows of A that lie a
+        multiple of a page apart fall into one set of the first cache, which has fewer places than a tile has rows.
+        """
+        am, ak = self.a.strides[-2:]
+        size = self.dtype.itemsize
+        held = registers.HELD[self.dtype.name] == registers.STORED[self.dtype.name]
+        if not held or self.panels == 1:
+            return None
+        if am == 1 and ak * size >= 4096 and self.k * ak * size >= _TALL:
+            fits = self.k * self.lanes * size <= _CACHED and max(self.tiles) <= self.lanes
+            return (1, self.lanes) if fits else None
+        if ak == 1 and am * size % 4096 == 0 and max(self.tiles) > 7 and self.k * size >= 1024:
+            rows = self.k + 64 // size
+            return (rows, 1) if max(self.tiles) * rows * size <= _CACHED else None
+        return None
 
     @staticmethod
     def supports(group: Group, sources: dict[Value, View]) -> bool:
@@ -272,10 +289,16 @@ class ContractKernel:
         return offset
 
     def _gather(self, f: Function, bases: Any, index: list[Any], row: Any, rows: int) -> None:
-        """Copy a row tile of A to scratch memory, a vector for every k."""
-        size, ak = self.dtype.itemsize, self.a.strides[-1]
-        offset = f.add(self._batch_offset(f, self.a, index), row)
+        """Copy a row tile of A to scratch memory: row by row, or a vector for every k."""
+        assert self.gathered is not None
+        size, (am, ak) = self.dtype.itemsize, self.a.strides[-2:]
+        offset = f.add(self._batch_offset(f, self.a, index), f.mul(row, am))
         begin = f.at(bases[self.a.buffer], f.mul(offset, size))
+        if ak == 1:
+            for r in range(rows):
+                out = f.at(self._gathered, r * self.gathered[0] * size)
+                copy_bytes(f, out, f.at(begin, r * am * size), self.k * size)
+            return
 
         def one(k: Any) -> None:
             v = load(f, f.at(begin, f.mul(k, ak * size)), self.dtype, self.lanes, 1, rows)
@@ -305,8 +328,8 @@ class ContractKernel:
             offset = f.add(self._batch_offset(f, self.b, index), column)
             b0 = f.at(bases[self.b.buffer], f.mul(offset, size))
             read_counts = [c if c < lanes else None for c in counts]
-        if self.gathers:
-            a0, am, ak = self._gathered, 1, lanes
+        if self.gathered is not None:
+            a0, (am, ak) = self._gathered, self.gathered
         ty = vector(registers.HELD[dtype.name], lanes)
         zero = f.const(0, ty)
         is_float = dtype.is_floating_point
