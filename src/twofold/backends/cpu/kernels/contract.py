@@ -103,7 +103,7 @@ class ContractKernel:
         held = registers.HELD[self.dtype.name] == registers.STORED[self.dtype.name]
         if not held or self.panels == 1:
             return None
-        if am == 1 and ak * size >= 4096 and self.k * ak * size >= _TALL:
+        if am == 1 and ak * size >= 2048 and self.k * ak * size >= _TALL:
             fits = self.k * self.lanes * size <= _CACHED and max(self.tiles) <= self.lanes
             return (1, self.lanes) if fits else None
         if ak == 1 and am * size % 4096 == 0 and max(self.tiles) > 7 and self.k * size >= 1024:
