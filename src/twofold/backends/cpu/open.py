@@ -2,7 +2,7 @@
 
 Note [Two ways to run]
 Little work is done by an *entry*: a native function that Python calls with objects (`entry` begins one,
-`Loaded.entry` makes it callable). It finds addresses, sizes and strides in the arrays themselves, and runs under the
+`Loaded.entry` makes it callable). It finds addresses, sizes and strides in the arrays, and runs under the
 lock of the interpreter, so that it may have memory of its own; a call takes 0.04 us. Where objects are not laid out
 as we know them (`HAS_ENTRIES`) none may be written, and everything takes the other way.
 Much work is done by the thread team: a `Call` holds the arguments and the phases of one call, and the interpreter
