@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from twins import check, specializations
@@ -255,3 +257,17 @@ def test_writes_to_gradients():
         f()
         f()
         assert w.grad.tolist() == [13.0, 13.0] and held.tolist() == [13.0, 13.0] and w.grad is held
+
+
+def test_results_that_nobody_has_any_more_give_their_memory_to_the_next_call():
+    """Also where another result is copied at the end, as a part of a value is that is stored whole."""
+    f = tw.compile(lambda x: (x * 2, (x + 1)[1:]))
+    x = tw.ones(64, 64)
+    first = f(x)[0]
+    second = f(x)[0]
+    assert second._value is not first._value
+    memory = weakref.ref(second._value)
+    del second
+    third = f(x)[0]
+    assert third._value is memory()
+    assert (first == 2).all() and (third == 2).all()

@@ -203,9 +203,11 @@ class Program:
             own = None if buffer is None or i in self.updates else (buffer.number, places.get(buffer.number, []))
             self._results.append((value.shape, value.dtype.numpy, own))
         self._late = [(i, v) for i, v in enumerate(self.graph.outputs) if i not in self.direct]
-        self._looks = bool(self._late) or any(step.kind == "numpy" for step in self.steps)  # at arrays, from Python
+        self._looked = self._looked_at()
         self._fixed: Any = None
         self._outputs: list[Any] = [None] * len(self._results)  # of the last call
+        numbers = [own[0] if own else 0 for _, _, own in self._results]
+        self._alone = [_ALONE + (n in self._looked) for n in numbers]  # references, the one of `_arrays` too
         self._once = self._phases(self.waves[: self.num_once], starts) if self.num_once else None
         self._parts: list[Any] = []
         for is_native, parts in itertools.groupby(
@@ -215,6 +217,17 @@ class Program:
                 self._parts.append(self._phases(list(parts), starts))
             else:
                 self._parts += [wave[0][0].nodes[0] for wave in parts]
+
+    def _looked_at(self) -> set[int]:
+        """The buffers whose arrays Python looks at: for the reference, and to copy results."""
+        values = [v for _, v in self._late]
+        values += [
+            v
+            for step in self.steps
+            if step.kind == "numpy"
+            for v in (*step.nodes[0].inputs, *step.nodes[0].outputs)
+        ]
+        return {self.views[v].buffer.number for v in values}
 
     def _phases(self, waves: list[list[list[Step]]], starts: dict[int, int]) -> tuple[Any, ...]:
         """A run of native steps as the thread team takes it: address and number of phases, once with a phase
@@ -297,7 +310,7 @@ class Program:
                 address = _address_of(array)
                 for place in places:
                     slots[place] = address
-                if self._looks:
+                if number in self._looked:
                     self._arrays[number - 2] = array.reshape(-1)
         if not copied:
             self._fixed = fixed
@@ -305,7 +318,7 @@ class Program:
         before = self._outputs
         for i, (shape, dtype, out_place) in enumerate(self._results):
             out = before[i]
-            if out is not None and getrefcount(out) <= _ALONE:  # nobody has it any more: use it again
+            if out is not None and getrefcount(out) <= self._alone[i]:  # nobody has it any more: use it again
                 outputs.append(out)
                 continue
             out = None
@@ -315,7 +328,7 @@ class Program:
                 address = _address_of(out)
                 for place in places:
                     slots[place] = address
-                if self._looks:
+                if number in self._looked:
                     self._arrays[number - 2] = out.reshape(-1)
             outputs.append(out)
         team = _team.team()
