@@ -23,7 +23,7 @@ import numpy as np
 
 from . import team as _team
 from .emit import Function, Module, Val
-from .jit import Kernel, compile_kernels
+from .jit import compile_text
 from .target import host
 
 _HEADER = object.__basicsize__  # of every object; an array's address follows, its rank, sizes and strides
@@ -31,7 +31,7 @@ _RANK, _SIZES, _STRIDES = _HEADER + 8, _HEADER + 16, _HEADER + 24
 _WORDS = 64  # of a call's arguments
 _PHASES = 8  # of a call
 _KEPT = 1 << 25  # bytes of memory that a call may keep until it is used again
-_KEEP = "twofold_new_reference"
+KEEP = "twofold_new_reference"
 
 Array = np.ndarray[Any, Any]
 
@@ -51,8 +51,8 @@ def entry(module: Module, name: str, count: int) -> tuple[Function, Val, list[Va
 
 def leave(f: Function, result: Val) -> None:
     """End an entry, which returns one of its arguments."""
-    f.module.declare(_KEEP, "ptr", ["ptr"])
-    out = f.call(_KEEP, [result], "ptr")
+    f.module.declare(KEEP, "ptr", ["ptr"])
+    out = f.call(KEEP, [result], "ptr")
     f.ret(out)
     f.finish()
 
@@ -108,34 +108,47 @@ _METH_FASTCALL = 0x0080
 
 
 class Loaded:
-    """The functions of a module as machine code, from the cache or compiled now.
+    """The functions of a module as machine code, one text, from the cache or compiled now.
 
     Args:
         module: finished; its functions are found by their names.
     """
 
     def __init__(self, module: Module):
-        if HAS_ENTRIES:
-            llvm.add_symbol(_KEEP, ctypes.cast(ctypes.pythonapi.Py_NewRef, ctypes.c_void_p).value)
-        code = compile_kernels(module.texts(), host())
-        self._code: dict[str, Kernel] = {name: code[symbol] for name, (symbol, _) in module.kernels.items()}
+        name_references()
+        parts = [*module.declarations.values(), *module.shared.values()]
+        parts += [body.replace("@kernel(", f"@{symbol}(", 1) for body, symbol in module.bodies.items()]
+        self._library = compile_text("\n".join(parts), host())
+        self._symbols = {name: kernel[0] for name, kernel in module.kernels.items()}
         self._methods: list[_Method] = []
 
     def address(self, name: str) -> int:
         """Where a function begins."""
-        return self._code[name].address
+        return self._library.address(self._symbols[name])
 
     def entry(self, name: str, own: object = None) -> Callable[..., Any]:
         """An entry as something that Python can call. `own` and the code must be kept alive.
 
         It takes the number of arguments that it was written for, and checks nothing.
         """
-        method = _Method(name.encode(), self.address(name), _METH_FASTCALL, None)
-        self._methods.append(method)
-        new = ctypes.pythonapi.PyCFunction_NewEx
-        new.restype, new.argtypes = ctypes.py_object, (ctypes.POINTER(_Method), ctypes.py_object, ctypes.c_void_p)
-        made: Callable[..., Any] = new(ctypes.byref(method), own, None)
+        made, kept = method(name, self.address(name), own)
+        self._methods.append(kept)
         return made
+
+
+def name_references() -> None:
+    """Let native code that is loaded from now on take references to what it returns, by `KEEP`."""
+    if HAS_ENTRIES:
+        llvm.add_symbol(KEEP, ctypes.cast(ctypes.pythonapi.Py_NewRef, ctypes.c_void_p).value)
+
+
+def method(name: str, address: int, own: object) -> tuple[Callable[..., Any], object]:
+    """The entry at an address as something that Python can call, and what it needs besides `own` and the code."""
+    kept = _Method(name.encode(), address, _METH_FASTCALL, None)
+    new = ctypes.pythonapi.PyCFunction_NewEx
+    new.restype, new.argtypes = ctypes.py_object, (ctypes.POINTER(_Method), ctypes.py_object, ctypes.c_void_p)
+    made: Callable[..., Any] = new(ctypes.byref(kept), own, None)
+    return made, kept
 
 
 # --- calls ----------------------------------------------------------------------------------------
