@@ -109,6 +109,11 @@ EAGER_KERNELS = Setting(
     lambda text: text != "0",
     "0: eager code computes everything with NumPy, also what compiled kernels do faster",
 )
+KEEP_MEMORY = Setting(
+    "TWOFOLD_KEEP_MEMORY",
+    lambda text: text != "0",
+    "0: the C library gives freed memory back as it likes, which makes eager steps slower",
+)
 THREADS = Setting("TWOFOLD_THREADS", _threads, "threads of compiled programs; otherwise as many as processors")
 WINOGRAD = Setting(
     "TWOFOLD_WINOGRAD",
