@@ -36,24 +36,110 @@ def compiled(fn, *arrays):
 # --- sums ---------------------------------------------------------------------------------------------
 
 
-def sum_of_row(row):
-    """Element i is added to partial sum i mod 32; the partial sums are combined in halves."""
-    partials = np.zeros(32, row.dtype)
-    for i, x in enumerate(row):
-        partials[i % 32] += x
-    while len(partials) > 1:
-        half = len(partials) // 2
-        partials = partials[:half] + partials[half:]
-    return partials[0]
+IDENTITIES = {np.add: 0, np.multiply: 1, np.maximum: -np.inf, np.minimum: np.inf}
 
 
-@pytest.mark.parametrize("length", [2, 7, 31, 32, 33, 64, 100, 1000, 4099])
+def reduced_row(row, add=np.add):
+    """By blocks of 8192: element i is added to partial sum i mod 32; those of the blocks are added, and halved."""
+    total = np.full(32, IDENTITIES[add], row.dtype)
+    for first in range(0, len(row), 8192):
+        partials = np.full(32, IDENTITIES[add], row.dtype)
+        block = row[first : first + 8192]
+        for i in range(0, len(block), 32):
+            part = block[i : i + 32]
+            partials[: len(part)] = add(partials[: len(part)], part)
+        total = add(total, partials)
+    while len(total) > 1:
+        half = len(total) // 2
+        total = add(total[:half], total[half:])
+    return total[0]
+
+
+@pytest.mark.parametrize("length", [2, 7, 31, 32, 33, 64, 100, 1000, 4099, 8192, 8193, 20_000, 100_003])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_sum_along_rows(length, dtype):
     x = random(3, length, dtype=dtype)
-    expected = np.array([sum_of_row(row) for row in x])
+    expected = np.array([reduced_row(row) for row in x])
     np.testing.assert_array_equal(compiled(lambda x: x.sum(1), x), expected)
     np.testing.assert_array_equal(compiled(lambda x: (x * 1).sum(1) + 0, x), expected)
+    np.testing.assert_array_equal(compiled(lambda x: x.sum(), x[:1]), expected[0])
+    np.testing.assert_array_equal(
+        compiled(lambda x: (x.sum(1, keepdim=True) - x)[:, :1], x)[:, 0], expected - x[:, 0]
+    )
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 7), (5, 33), (4, 64), (3, 5, 17), (2, 3, 96), (70, 130), (300, 32), (9, 31, 40)]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_row_of_several_dimensions_is_numbered_as_it_is_written(shape, dtype):
+    """Whatever lies where: transposed, repeated along some dimensions, or cut out of something larger."""
+    dims = tuple(range(1, 1 + len(shape)))
+    x = random(2, *shape, dtype=dtype)
+    turned = x.swapaxes(1, -1).copy()
+    wide = random(2, *shape[:-1], shape[-1] + 3, dtype=dtype)
+    along, across = x[..., :1].copy(), x[:, :1].copy()
+
+    def check(fn, value, *arrays):
+        expected = np.array([reduced_row(row.reshape(-1)) for row in value])
+        np.testing.assert_array_equal(compiled(fn, *arrays), expected)
+
+    check(lambda t: t.swapaxes(1, -1).sum(dims), x, turned)
+    check(lambda t: t[..., 3:].sum(dims), wide[..., 3:], wide)
+    check(lambda t, a: (t * a).sum(dims), x * along, x, along)
+    check(lambda t, a: (t * a).sum(dims), x * across, x, across)
+    check(lambda a: a.expand(2, *shape).sum(dims), np.broadcast_to(along, x.shape), along)
+    check(lambda t, a: (t.swapaxes(1, -1) - a).sum(dims), x - along, turned, along)
+    check(lambda t: t.flip(1).sum(dims), x[:, ::-1], x)
+    whole = np.array(reduced_row((x * along).reshape(-1)))
+    np.testing.assert_array_equal(compiled(lambda t, a: (t.swapaxes(1, -1) * a).sum(), turned, along), whole)
+
+
+@pytest.mark.parametrize(("name", "add"), [("prod", np.multiply), ("amax", np.maximum), ("amin", np.minimum)])
+@pytest.mark.parametrize("shape", [(20_011,), (300, 45), (64, 160)])
+def test_other_reductions_along_rows(name, add, shape):
+    x = 1 + random(2, *shape) / 32
+    scale = 1 + random(2, shape[0], *(1 for _ in shape[1:]), seed=1) / 32
+    dims = tuple(range(1, x.ndim))
+    expected = np.array([reduced_row(row.reshape(-1), add) for row in x * scale])
+
+    def fn(x, scale):
+        y = x * scale
+        return y.reshape(2, -1).prod(1) if name == "prod" else getattr(y, name)(dims)
+
+    np.testing.assert_array_equal(compiled(fn, x, scale), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("length", [100, 8200])
+def test_a_sum_of_halves_is_rounded_once(dtype, length):
+    kind = getattr(tw, dtype)
+    x = tw.from_numpy(random(2, length) / 16).to(kind)
+    wide = x.to(tw.float32).numpy()
+    expected = tw.from_numpy(np.array([reduced_row(row) for row in wide])).to(kind)
+    assert tw.equal(tw.compile(lambda x: x.sum(1))(x), expected)
+    turned = tw.from_numpy(np.array(reduced_row(wide.T.reshape(-1)))).to(kind)
+    assert tw.equal(tw.compile(lambda x: x.T.sum())(x), turned)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64])
+@pytest.mark.parametrize("length", [77, 9001])
+def test_integers_along_rows(dtype, length):
+    limits = np.iinfo(dtype)
+    x = np.random.default_rng(0).integers(limits.min, limits.max, (2, length), dtype, endpoint=True)
+    for turn in (lambda x: x, lambda x: x.T):
+        np.testing.assert_array_equal(compiled(lambda x, turn=turn: turn(x).sum(), x), x.sum(dtype=np.int64))
+        np.testing.assert_array_equal(compiled(lambda x, turn=turn: turn(x).max(), x), x.max())
+        np.testing.assert_array_equal(compiled(lambda x, turn=turn: turn(x).min(), x), x.min())
+        np.testing.assert_array_equal(compiled(lambda x, turn=turn: (turn(x) > 0).all(), x), (x > 0).all())
+
+
+def test_softmax_over_a_row_of_several_blocks():
+    """Several passes over one row meet its elements in the same order."""
+    x = random(2, 20_003)
+    e = compiled(lambda x: (x - x.amax(1, keepdim=True)).exp(), x)
+    total = np.array([[reduced_row(row)] for row in e])
+    np.testing.assert_array_equal(compiled(lambda x: x.softmax(1), x), e / total)
 
 
 def sum_of_rows(x):
@@ -74,7 +160,7 @@ def sum_of_rows(x):
 def test_a_sum_over_rows(rows, columns):
     x = random(rows, columns)
     if columns == 1:  # this is one row
-        expected = np.array([sum_of_row(x[:, 0])])
+        expected = np.array([reduced_row(x[:, 0])])
     else:
         expected = sum_of_rows(x)
     np.testing.assert_array_equal(compiled(lambda x: x.sum(0), x), expected)
@@ -190,6 +276,12 @@ def test_other_vector_widths_give_the_same_bits(target):
     (z,) = graph.add(PRIMITIVES["tanh"], [y], {})
     (s,) = graph.add(PRIMITIVES["sum"], [z], {"dims": (1,), "keepdim": False})
     (t,) = graph.add(PRIMITIVES["sum"], [z], {"dims": (0,), "keepdim": False})
-    graph.set_outputs([z, s, t])
+    (turned,) = graph.add(PRIMITIVES["permute"], [z], {"dims": (1, 0)})  # walked with masks
+    sums = [
+        graph.add(PRIMITIVES[name], [v], {"dims": (0, 1), "keepdim": False})[0]
+        for v in (turned, graph.add(PRIMITIVES["cast"], [turned], {"dtype": tw.bfloat16})[0])
+        for name in ("sum", "amin")
+    ]
+    graph.set_outputs([z, s, t, *sums])
     expected = [a.tobytes() for a in Program(graph)(arrays)]
     assert [a.tobytes() for a in Program(graph, target=target)(arrays)] == expected

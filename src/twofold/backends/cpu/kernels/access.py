@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from ....ir.dtypes import DType
 from .. import registers
-from ..emit import Function, Val, vector
+from ..emit import Function, Number, Val, element, vector
 from ..layout import Buffer
 
 
@@ -23,15 +23,35 @@ def base(f: Function, args: Val, buffer: Buffer) -> Val:
     return f.load("ptr", f.at(args, 8 * place), 8)
 
 
-def lane_mask(f: Function, lanes: int, count: int) -> Val:
-    """True in the first `count` lanes."""
+def lane_mask(f: Function, lanes: int, count: Number) -> Val:
+    """True in the first `count` lanes; a mask is one already."""
+    if isinstance(count, Val):
+        if count.ty != "i64":
+            return count
+        numbers = Val("<" + ", ".join(f"i32 {i}" for i in range(lanes)) + ">", vector("i32", lanes))
+        return f.icmp("ult", numbers, f.splat(f.convert("trunc", count, "i32"), lanes))
     return Val("<" + ", ".join(f"i1 {int(i < count)}" for i in range(lanes)) + ">", vector("i1", lanes))
 
 
+def lanes_between(f: Function, lanes: int, first: Number, last: Number) -> Val:
+    """True in the lanes from `first` to before `last`, both of which may lie outside of the vector."""
+    numbers = Val("<" + ", ".join(f"i32 {i}" for i in range(lanes)) + ">", vector("i32", lanes))
+
+    def narrow(n: Number) -> Val:
+        one = Val(str(n), "i32") if isinstance(n, int) else f.convert("trunc", n, "i32")
+        return f.splat(one, lanes)
+
+    # counted from `first` without a sign, lanes before it are far away: one comparison is enough
+    return f.icmp("ult", f.op("sub", numbers, narrow(first)), narrow(f.sub(last, first)))
+
+
 def load(
-    f: Function, address: Val, dtype: DType, lanes: int, stride: int, count: int | None = None, fill: int = 0
+    f: Function, address: Val, dtype: DType, lanes: int, stride: int, count: Number | None = None, fill: int = 0
 ) -> Val:
-    """`lanes` elements from an address on, `stride` apart; beyond `count` they are `fill` and not read."""
+    """`lanes` elements from an address on, `stride` apart; beyond `count` they are `fill` and not read.
+
+    The count may also be a mask of the lanes to read.
+    """
     ty = registers.STORED[dtype.name]
     if stride == 0 or lanes == 1:
         return registers.from_memory(f, f.splat(f.load(ty, address, dtype.itemsize), lanes), dtype)
@@ -49,6 +69,10 @@ def load(
         f.module.declare(name, wide, ["ptr", "i32", mask.ty, wide])
         v = f.value(f"call {wide} @{name}(ptr {address.ref}, i32 {dtype.itemsize}, {mask}, {filled})", wide)
         return registers.from_memory(f, v, dtype)
+    if isinstance(count, Val):
+        return registers.from_memory(
+            f, _gather(f, address, dtype, stride, lane_mask(f, lanes, count), filled), dtype
+        )
     v = filled
     for lane in range(lanes if count is None else count):
         one = f.load(ty, f.at(address, lane * stride * dtype.itemsize), dtype.itemsize)
@@ -56,8 +80,20 @@ def load(
     return registers.from_memory(f, v, dtype)
 
 
-def store(f: Function, v: Val, address: Val, dtype: DType, lanes: int, count: int | None = None) -> None:
-    """Write a vector to consecutive elements; beyond `count` nothing is written."""
+def _gather(f: Function, address: Val, dtype: DType, stride: int, mask: Val, filled: Val) -> Val:
+    """Elements `stride` apart, in the lanes of a mask."""
+    ty, lanes = element(filled.ty)
+    step = stride * dtype.itemsize
+    places = Val("<" + ", ".join(f"i64 {i * step}" for i in range(lanes)) + ">", vector("i64", lanes))
+    many = vector("ptr", lanes)
+    where = f.value(f"getelementptr i8, ptr {address.ref}, {places}", many)
+    name = f"llvm.masked.gather.v{lanes}{_short(ty)}.v{lanes}p0"
+    f.module.declare(name, filled.ty, [many, "i32", mask.ty, filled.ty])
+    return f.value(f"call {filled.ty} @{name}({where}, i32 {dtype.itemsize}, {mask}, {filled})", filled.ty)
+
+
+def store(f: Function, v: Val, address: Val, dtype: DType, lanes: int, count: Number | None = None) -> None:
+    """Write a vector to consecutive elements; beyond `count`, or outside of a mask, nothing is."""
     ty = registers.STORED[dtype.name]
     v = registers.to_memory(f, v, dtype)
     if lanes == 1 or count is None or count == lanes:

@@ -6,29 +6,41 @@ exponentials and their sum; the quotient. A value that a later pass needs again 
 was stored, kept in a scratch row if it was costly, and computed again otherwise.
 
 Note [Shape of a reduction]
-Element i of a row is added to partial sum i mod 32, in the order of i; the 32 partial sums are
-then combined in halves: i with i+16, i+8, i+4, i+2, i+1. That holds for any vector width and any
-number of threads, so the result depends on the length alone.
+The elements of a row are numbered as in row-major order of its dimensions, however they lie in memory.
+Blocks of 8192 of them, counted from the row's start, are reduced each by itself: element i is added
+to partial sum i mod 32, in the order of i, from the identity. The partial sums of the blocks are added
+in the order of blocks, each to the one of the same number, from the identity. At the end the 32 sums
+are combined in halves: i with i+16, i+8, i+4, i+2, i+1. That holds for any vector width and any number
+of threads, so the result depends on the length alone. A row of one block needs no second addition,
+since adding a partial sum to the identity changes nothing.
+
+Note [Runs]
+Inner dimensions that all operands can walk as one are one run. Otherwise a row is several runs, those
+of the innermost dimension. If a run's length is a multiple of 32, element 0 of every run belongs to
+partial sum 0, and vectors are whole. If not, the walk of a run starts at the last multiple of 32 before it, and
+elements outside the run are masked out: vectors keep their partial sums.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ....ir.dtypes import DType
 from ....ir.graph import Node, Value
 from .. import registers
-from ..emit import Function, Module, Val, vector
+from ..emit import Function, Module, Number, Val, vector
 from ..group import Group, is_flat
 from ..layout import View, merge
 from ..vmath import MATH
-from .access import base, load, store
+from .access import base, lane_mask, lanes_between, load, store
 from .scalars import NONE, Scalars
 
 PARTIALS = 32
+BLOCK = 1 << 13  # elements of a row that are reduced by themselves; see Note [Shape of a reduction]
+Count = Number | None  # of the lanes that are there, or a mask of them; None: all
 _CHUNK_ELEMENTS = 1 << 13  # work per chunk: large against a claim, small against a cache
 
 
@@ -122,10 +134,9 @@ class RowsKernel:
         self.outer_strides = dict(zip(values, outer_strides, strict=True))
         self.inner_strides = dict(zip(values, inner_strides, strict=True))
         self.rows = math.prod(outer)
-        length = math.prod(inner)
-        self.split_row = (
-            not self.num_inner and self.rows * 4 < max(1, length // _CHUNK_ELEMENTS) * 4 and self.rows == 1
-        )
+        self.length = length = math.prod(inner)
+        self.in_phase = len(inner) == 1 or inner[-1] % PARTIALS == 0  # see Note [Runs]
+        self.split_row = not self.num_inner and self.rows == 1 and length >= 2 * _CHUNK_ELEMENTS
         if self.split_row:
             self.per_chunk = _CHUNK_ELEMENTS
             self.chunks = -(-length // _CHUNK_ELEMENTS)
@@ -148,13 +159,12 @@ class RowsKernel:
         ]
         self.spilled: dict[Value, int] = {}  # value -> number of its scratch row
         self.first: dict[Value, int] = {}  # full values: the first pass that computes it
-        length = math.prod(self.space.inner)
         for p, (reduced, stored) in enumerate(self.passes):
             wanted = [self.resolve(n.inputs[0]) for n in reduced] + stored
             for value in self._needed(wanted, p):
                 if self.first.setdefault(value, p) < p and value not in self.outputs and self._costly(value):
                     self.spilled.setdefault(value, len(self.spilled))
-        self.row_bytes = -(-length // self.lanes) * self.lanes * 8  # whole vectors are written
+        self.row_bytes = -(-self.length // PARTIALS) * PARTIALS * 8  # whole vectors are written
         self.scratch_bytes = len(self.spilled) * self.row_bytes
 
     def _needed(self, wanted: list[Value], p: int) -> list[Value]:
@@ -265,11 +275,11 @@ class _Row:
         self._prepare([], stored, 0)
         lanes = k.lanes
         whole = f.min(stop, length // lanes * lanes)
-        f.loop(start, whole, lambda i: self._step(0, [], stored, (i,), lanes, None, []), step=lanes)
+        f.loop(start, whole, lambda i: self._step(0, [], stored, (i,), None, []), step=lanes)
         if length % lanes:
             at_end = f.icmp("eq", stop, length)
             rest = length // lanes * lanes
-            f.when(at_end, lambda: self._step(0, [], stored, (rest,), lanes, length - rest, []))
+            f.when(at_end, lambda: self._step(0, [], stored, (rest,), length - rest, []))
 
     # --- values -----------------------------------------------------------------------------
 
@@ -314,9 +324,7 @@ class _Row:
     def _read_back(self, value: Value, p: int) -> bool:
         return self.k.is_kept(value, p)
 
-    def _vector(
-        self, value: Value, p: int, index: tuple[Any, ...], count: int | None, memo: dict[Value, Val]
-    ) -> Val:
+    def _vector(self, value: Value, p: int, index: tuple[Number, ...], count: Count, memo: dict[Value, Val]) -> Val:
         """A full value at consecutive elements of the row."""
         k, f = self.k, self.f
         if value not in self.splats:
@@ -336,19 +344,19 @@ class _Row:
                 )
         return memo[value]
 
-    def _element(self, value: Value, index: tuple[Any, ...]) -> Val:
-        offset: int | Val = 0
+    def _element(self, value: Value, index: tuple[Number, ...]) -> Val:
+        offset: Number = 0
         for i, s in zip(index, self.k.inner_strides[value], strict=True):
             offset = self.f.add(offset, self.f.mul(i, s))
         return self.f.at(self.address[value], self.f.mul(offset, value.dtype.itemsize))
 
-    def _load(self, value: Value, index: tuple[Any, ...], count: int | None) -> Val:
+    def _load(self, value: Value, index: tuple[Number, ...], count: Count) -> Val:
         stride = self.k.inner_strides[value][-1]
         return load(self.f, self._element(value, index), value.dtype, self.k.lanes, stride, count, fill=1)
 
-    def _scratch(self, value: Value, index: tuple[Any, ...]) -> Val:
+    def _scratch(self, value: Value, index: tuple[Number, ...]) -> Val:
         f, k = self.f, self.k
-        offset: int | Val = 0
+        offset: Number = 0
         for i, n in zip(index, k.space.inner, strict=True):
             offset = f.add(f.mul(offset, n), i)
         assert self.scratch is not None
@@ -357,74 +365,164 @@ class _Row:
     # --- passes -----------------------------------------------------------------------------
 
     def _pass(self, p: int, reduced: list[Node], stored: list[Value]) -> None:
-        k, f, lanes = self.k, self.f, self.k.lanes
-        *around, length = k.space.inner
-        ways = max(1, PARTIALS // lanes) if reduced else 1
-        carry: list[Val] = []
-        for node in reduced:
-            dtype = node.inputs[0].dtype
-            carry += [_REDUCE[node.prim.name].start(f, dtype, lanes)] * ways
-
-        def walk(index: tuple[Any, ...], accumulators: list[Val]) -> list[Val]:
-            step = lanes * ways
-            whole = length // step * step
-
-            def body(i: int | Val, *acc: Val) -> list[Val]:
-                out = list(acc)
-                for j in range(ways):
-                    out = self._step(p, reduced, stored, (*index, f.add(i, j * lanes)), lanes, None, out, j, ways)
-                return out
-
-            accumulators = f.loop(0, whole, body, accumulators, step=step)
-            for j, i in enumerate(range(whole, length, lanes)):
-                count = min(lanes, length - i)
-                accumulators = self._step(
-                    p, reduced, stored, (*index, i), lanes, None if count == lanes else count, accumulators, j, ways
-                )
-            return accumulators
-
-        def nest(depth: int, index: tuple[Any, ...], accumulators: list[Val]) -> list[Val]:
-            if depth == len(around):
-                return walk(index, accumulators)
-            return f.loop(0, around[depth], lambda i, *acc: nest(depth + 1, (*index, i), list(acc)), accumulators)
-
-        carry = nest(0, (), carry)
+        if not reduced:
+            self._map(p, stored)
+            return
+        ways = PARTIALS // self.k.lanes
+        sums = self._reduce(p, reduced, stored)
         for number, node in enumerate(reduced):
-            total = combine(
-                f, _REDUCE[node.prim.name], node.inputs[0].dtype, carry[number * ways : (number + 1) * ways]
-            )
+            rule, dtype = _REDUCE[node.prim.name], node.inputs[0].dtype
+            total = combine(self.f, rule, dtype, sums[number * ways : (number + 1) * ways])
             self.scalars[node.outputs[0]] = total
+
+    def _map(self, p: int, stored: list[Value]) -> None:
+        """A pass without reductions: its elements may be met in any order."""
+        *around, run = self.k.space.inner
+
+        def nest(depth: int, index: tuple[Number, ...]) -> None:
+            if depth == len(around):
+                self._run(p, [], stored, index, 0, run, [])
+            else:
+                self.f.loop(0, around[depth], lambda i: nest(depth + 1, (*index, i)))
+
+        nest(0, ())
+
+    def _reduce(self, p: int, reduced: list[Node], stored: list[Value]) -> list[Val]:
+        """The partial sums of a row, as vectors: those of the first reduction come first."""
+        f, length = self.f, self.k.length
+        if isinstance(length, int) and length <= BLOCK:
+            return self.block(p, reduced, stored, 0, length)
+
+        def block(number: Number, *totals: Val) -> list[Val]:
+            low = f.mul(number, BLOCK)
+            sums = self.block(p, reduced, stored, low, f.min(f.add(low, BLOCK), length))
+            return add_partials(f, reduced, totals, sums)
+
+        return f.loop(0, f.div(f.add(length, BLOCK - 1), BLOCK), block, identities(f, reduced, self.k.lanes))
+
+    def block(self, p: int, reduced: list[Node], stored: list[Value], low: Number, high: Number) -> list[Val]:
+        """The partial sums of the elements from `low` to `high` of the row, in one pass.
+
+        `low` is a multiple of 32, and there are at most `BLOCK` elements.
+        """
+        f, k = self.f, self.k
+        *around, run = k.space.inner
+        sums = identities(f, reduced, k.lanes)
+        if not around:
+            return self._run(p, reduced, stored, (), low, high, sums)
+        whole = isinstance(high, int) and high == k.length  # of one block
+
+        def walk(number: Number, *sums: Val) -> list[Val]:
+            before = f.mul(number, run)  # elements of the row before this run
+            first, last = (0, run) if whole else (f.sub(low, f.min(low, before)), f.min(f.sub(high, before), run))
+            index = unravel(f, number, around)
+            if k.in_phase:
+                return self._run(p, reduced, stored, index, first, last, list(sums))
+            return self._masked_run(p, reduced, stored, index, first, last, before, list(sums))
+
+        return f.loop(f.div(low, run), f.div(f.add(high, run - 1), run), walk, sums)
+
+    def _run(
+        self,
+        p: int,
+        reduced: list[Node],
+        stored: list[Value],
+        around: tuple[Number, ...],
+        first: Number,
+        last: Number,
+        sums: list[Val],
+    ) -> list[Val]:
+        """Elements of a run, where `first` belongs to partial sum 0."""
+        f, k, lanes = self.f, self.k, self.k.lanes
+        ways = PARTIALS // lanes if reduced else 1
+        step = lanes * ways
+        whole = f.add(first, f.mul(f.div(f.sub(last, first), step), step))
+
+        def body(i: Number, *acc: Val) -> list[Val]:
+            out = list(acc)
+            for way in range(ways):
+                index = (*around, f.add(i, way * lanes))
+                out = self._step(p, reduced, stored, index, None, out, way)
+            return out
+
+        sums = f.loop(first, whole, body, sums, step=step)
+        if isinstance(last, int) and isinstance(whole, int):
+            for way, i in enumerate(range(whole, last, lanes)):
+                count = min(lanes, last - i)
+                sums = self._step(p, reduced, stored, (*around, i), None if count == lanes else count, sums, way)
+        elif not (isinstance(k.length, int) and k.length % step == 0):
+            sums = self._masked(p, reduced, stored, around, whole, first, last, sums)
+        return sums
+
+    def _masked_run(
+        self,
+        p: int,
+        reduced: list[Node],
+        stored: list[Value],
+        around: tuple[Number, ...],
+        first: Number,
+        last: Number,
+        before: Number,
+        sums: list[Val],
+    ) -> list[Val]:
+        """Elements of a run that `before` elements of the row precede; see Note [Runs]."""
+        f = self.f
+        start = f.sub(first, f.rem(f.add(before, first), PARTIALS))
+        return self._masked(p, reduced, stored, around, start, first, last, sums)
+
+    def _masked(
+        self,
+        p: int,
+        reduced: list[Node],
+        stored: list[Value],
+        around: tuple[Number, ...],
+        start: Number,
+        first: Number,
+        last: Number,
+        sums: list[Val],
+    ) -> list[Val]:
+        """Elements `first` to `last` of a run; vectors are counted from `start`, of partial sum 0."""
+        f, lanes = self.f, self.k.lanes
+        ways = PARTIALS // lanes if reduced else 1
+
+        def body(i: Number, *acc: Val) -> list[Val]:
+            out = list(acc)
+            for way in range(ways):
+                x = f.add(i, way * lanes)
+                mask = lanes_between(f, lanes, f.sub(first, x), f.sub(last, x))
+                out = self._step(p, reduced, stored, (*around, x), mask, out, way)
+            return out
+
+        return f.loop(start, last, body, sums, step=lanes * ways)
 
     def _step(
         self,
         p: int,
         reduced: list[Node],
         stored: list[Value],
-        index: tuple[Any, ...],
-        lanes: int,
-        count: int | None,
-        accumulators: list[Val],
+        index: tuple[Number, ...],
+        count: Count,
+        sums: list[Val],
         way: int = 0,
-        ways: int = 1,
     ) -> list[Val]:
-        """One vector of the row: evaluate, store, keep, accumulate."""
-        f, k = self.f, self.k
+        """One vector of the row: evaluate, store, keep, add to the partial sums number `way` of each reduction."""
+        f, k, lanes = self.f, self.k, self.k.lanes
         memo: dict[Value, Val] = {}
-        out = list(accumulators)
+        out = list(sums)
         for value in stored:
             v = self._vector(value, p, index, count, memo)
             store(f, v, self._element(value, index), value.dtype, lanes, count)
         for number, node in enumerate(reduced):
-            reduce = _REDUCE[node.prim.name]
-            dtype = node.inputs[0].dtype
+            rule, dtype = _REDUCE[node.prim.name], node.inputs[0].dtype
             v = self._vector(node.inputs[0], p, index, count, memo)
             if count is not None:
-                mask = Val("<" + ", ".join(f"i1 {int(i < count)}" for i in range(lanes)) + ">", vector("i1", lanes))
-                v = f.select(mask, v, reduce.start(f, dtype, lanes))
-            out[number * ways + way] = reduce.add(f, dtype, out[number * ways + way], v)
+                v = f.select(lane_mask(f, lanes, count), v, rule.start(f, dtype, lanes))
+            place = number * (PARTIALS // lanes) + way
+            out[place] = rule.add(f, dtype, out[place], v)
         for value in k.spilled:
             if value in memo and k.first[value] == p:
-                store(f, memo[value], self._scratch(value, index), value.dtype, lanes, None)
+                inside = count if isinstance(count, Val) else None  # what is beyond may be another run's
+                store(f, memo[value], self._scratch(value, index), value.dtype, lanes, inside)
         return out
 
 
@@ -466,6 +564,28 @@ _REDUCE = {
     "amax": Reduce("maximum", _lowest),
     "amin": Reduce("minimum", _highest),
 }
+
+
+def identities(f: Function, reduced: list[Node], lanes: int) -> list[Val]:
+    """What partial sums begin with, as vectors."""
+    starts = [_REDUCE[n.prim.name].start(f, n.inputs[0].dtype, lanes) for n in reduced]
+    return [start for start in starts for _ in range(PARTIALS // lanes)]
+
+
+def add_partials(f: Function, reduced: list[Node], a: Sequence[Val], b: Sequence[Val]) -> list[Val]:
+    """The sums of two lists of partial sums, as vectors."""
+    ways = len(a) // max(1, len(reduced))
+    nodes = [node for node in reduced for _ in range(ways)]
+    return [_REDUCE[n.prim.name].add(f, n.inputs[0].dtype, x, y) for n, x, y in zip(nodes, a, b, strict=True)]
+
+
+def unravel(f: Function, number: Number, sizes: Sequence[int]) -> tuple[Number, ...]:
+    """The index of an element in row-major order."""
+    index: list[Number] = []
+    for n in reversed(sizes[1:]):
+        index.append(f.rem(number, n))
+        number = f.div(number, n)
+    return (number, *reversed(index))
 
 
 def combine(f: Function, reduce: Reduce, dtype: DType, partials: list[Val]) -> Val:
