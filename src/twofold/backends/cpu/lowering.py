@@ -15,6 +15,7 @@ from .group import Group, group_nodes, is_convolution, is_elementwise
 from .kernels.columns import ColumnsKernel
 from .kernels.contract import ContractKernel
 from .kernels.convolutions import lower_fused
+from .kernels.copying import copy_piece, copy_step
 from .kernels.relayout import row_major
 from .kernels.rows import RowsKernel
 from .kernels.scalars import Scalars
@@ -62,8 +63,9 @@ class Lowering:
                     if not skip and self._root(value) not in own:
                         self._view_of(value)
             self._lower(group)
-        for value in self.graph.outputs:
+        for number, value in enumerate(self.graph.outputs):
             self._view_of(value)
+            self._copy_output(number, value)
         self.checks.allocate()
 
     def _find_views(self) -> set[Node]:
@@ -224,6 +226,15 @@ class Lowering:
         if value.node is None:
             return None
         return value
+
+    def _copy_output(self, number: int, value: Value) -> None:
+        """Write a result that is a view of another value to the caller's array."""
+        node = value.node
+        if number in self.direct or number in self.updates or node is None or not value.type.size:
+            return
+        buffer = self.direct[number] = self.buffer("output", value.dtype, value.type.size)
+        piece = copy_piece(self.views[value], View.whole(buffer, value.shape))
+        self.steps += copy_step(self, node, f"k{len(self.steps)}o{number}", [piece])
 
     def _may_overwrite(
         self, state: Value, group: Group, place: int, last_run: dict[Node, int], readers: dict[Value, list[Node]]

@@ -156,8 +156,11 @@ class _Layout(Rewriter):
         rest = self.add(PRIMITIVES["cast"], [taps], dtype=int64)
         for k, gap, step in reversed(list(zip(p["kernel"], p["dilation"], strides, strict=True))):
             count, scale = self.graph.constant(k, int64), self.graph.constant(gap * step, int64)
-            place = self.add(PRIMITIVES["remainder"], [rest, count])
-            rest = self.add(PRIMITIVES["floor_divide"], [rest, count])
+            # rest // k by a product, which vectors have: exact for all numbers below 2^32 / k
+            inverse, bits = self.graph.constant(-(-(1 << 32) // k), int64), self.graph.constant(32, int64)
+            quotient = self.add(PRIMITIVES["shift_right"], [self.add(PRIMITIVES["mul"], [rest, inverse]), bits])
+            place = self.add(PRIMITIVES["sub"], [rest, self.add(PRIMITIVES["mul"], [quotient, count])])
+            rest = quotient
             index = self.add(PRIMITIVES["add"], [index, self.add(PRIMITIVES["mul"], [place, scale])])
         return index
 
