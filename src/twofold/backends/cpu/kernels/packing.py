@@ -1,0 +1,166 @@
+"""Packing with sizes that are known at run time: lines of an operand side by side, as products read them.
+
+A packed block holds `vectors` vectors for every k: lines that exist, then zeros. A line is a row of the first
+operand or a column of the second; the elements of a line may be contiguous in memory, or equal elements of all
+lines, or neither. There is room for a number of k that is a multiple of the vector's length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ....ir.dtypes import DType
+from .. import registers
+from ..emit import Function, Module, Val, vector
+
+_SHORT = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16"}
+
+
+def first_lanes(f: Function, count: Any, lanes: int) -> Val:
+    """True in the first `count` lanes, which may be none or all."""
+    ids = Val("<" + ", ".join(f"i64 {i}" for i in range(lanes)) + ">", vector("i64", lanes))
+    return f.icmp("slt", ids, f.splat(f.int(count), lanes))
+
+
+def load_masked(f: Function, address: Val, dtype: DType, lanes: int, mask: Val) -> Val:
+    """Consecutive elements as they are held in registers, zero where the mask is false."""
+    ty = registers.STORED[dtype.name]
+    wide = vector(ty, lanes)
+    name = f"llvm.masked.load.v{lanes}{_SHORT[ty]}.p0"
+    f.module.declare(name, wide, ["ptr", "i32", mask.ty, wide])
+    v = f.value(
+        f"call {wide} @{name}(ptr {address.ref}, i32 {dtype.itemsize}, {mask}, {wide} zeroinitializer)", wide
+    )
+    return registers.from_memory(f, v, dtype)
+
+
+def store_masked(f: Function, v: Val, address: Val, dtype: DType, lanes: int, mask: Val) -> None:
+    """Write the lanes where the mask is true to consecutive elements."""
+    v = registers.to_memory(f, v, dtype)
+    name = f"llvm.masked.store.v{lanes}{_SHORT[registers.STORED[dtype.name]]}.p0"
+    f.module.declare(name, "void", [v.ty, "ptr", "i32", mask.ty])
+    f.emit(f"call void @{name}({v}, ptr {address.ref}, i32 {dtype.itemsize}, {mask})")
+
+
+def packer(module: Module, dtype: DType, lanes: int, vectors: int) -> str:
+    """A shared function that packs a block.
+
+    `(source, bytes from k to k, bytes from line to line, lines, number of k, target)`.
+    """
+    name = f"pack{vectors}"
+    if name in module.functions:
+        return name
+    signature = [("ptr", "source"), ("i64", "sk"), ("i64", "sx"), ("i64", "lines"), ("i64", "k"), ("ptr", "target")]
+    f = Function(module, name, signature, attributes="nounwind noinline", private=True)
+    source, sk, sx, lines, k, target = f.args
+    size, held = dtype.itemsize, registers.HELD[dtype.name]
+    width = lanes * vectors
+    step = width * (8 if held == "double" else 4)
+    block = _transposer(module, dtype, lanes, step)
+
+    def beside() -> None:
+        """Equal elements of all lines are neighbours."""
+        masks = [first_lanes(f, f.sub(lines, v * lanes), lanes) for v in range(vectors)]
+
+        def one(_: Any, at: Val, to: Val) -> list[Val]:
+            for v, mask in enumerate(masks):
+                part = load_masked(f, f.at(at, v * lanes * size), dtype, lanes, mask)
+                f.store(part, f.at(to, v * step // vectors), size)
+            return [f.at(at, sk), f.at(to, step)]
+
+        f.loop(0, k, one, [source, target])
+
+    def along() -> None:
+        """The elements of a line are neighbours."""
+
+        def squares(k0: Any) -> None:
+            exist = f.min(f.sub(k, k0), lanes)
+            for v in range(vectors):
+                at = f.at(source, f.add(f.mul(f.int(v * lanes), sx), f.mul(k0, size)))
+                to = f.at(target, f.add(f.mul(k0, step), v * step // vectors))
+                f.call(block, [at, sx, to, f.int(f.sub(lines, v * lanes)), f.int(exist)])
+
+        f.loop(0, k, squares, step=lanes)
+
+    def apart() -> None:
+        def one(i: Any, at: Val, to: Val) -> list[Val]:
+            for v in range(vectors):
+                f.store(f.const(0, vector(held, lanes)), f.at(to, v * step // vectors), size)
+
+            def line(x: Any, at: Val) -> list[Val]:
+                value = registers.from_memory(f, f.load(registers.STORED[dtype.name], at, size), dtype)
+                f.store(value, f.at(to, f.mul(x, step // width)), size)
+                return [f.at(at, sx)]
+
+            f.loop(0, lines, line, [at])
+            return [f.at(at, sk), f.at(to, step)]
+
+        f.loop(0, k, one, [source, target])
+
+    is_beside = f.icmp("eq", sx, size)
+    is_along = f.op("and", f.icmp("eq", sk, size), f.icmp("ne", sx, size))
+    is_apart = f.op("and", f.icmp("ne", sk, size), f.icmp("ne", sx, size))
+    for condition, way in ((is_beside, beside), (is_along, along), (is_apart, apart)):
+        f.when(condition, way)
+    f.ret()
+    f.finish()
+    return name
+
+
+def _transposer(module: Module, dtype: DType, lanes: int, step: int) -> str:
+    """A shared function that packs a square, with zeros for lines and elements that do not exist.
+
+    `(source, bytes from line to line, target, lines, elements of a line)`.
+    """
+    name = f"square{step}"
+    if name in module.functions:
+        return name
+    signature = [("ptr", "source"), ("i64", "sx"), ("ptr", "target"), ("i64", "lines"), ("i64", "k")]
+    f = Function(module, name, signature, attributes="nounwind noinline", private=True)
+    source, sx, target, lines, k = f.args
+    size = dtype.itemsize
+    wide = vector(registers.STORED[dtype.name], lanes)
+
+    def put(rows: Sequence[Val]) -> None:
+        for r, row in enumerate(transposed(f, rows)):
+            f.store(row, f.at(target, r * step), size)
+
+    def whole() -> None:
+        starts = [f.at(source, f.mul(f.int(r), sx)) for r in range(lanes)]
+        put([registers.from_memory(f, f.load(wide, at, size), dtype) for at in starts])
+
+    def part() -> None:
+        exist, none = first_lanes(f, k, lanes), Val("zeroinitializer", vector("i1", lanes))
+        rows = []
+        for r in range(lanes):
+            mask = f.value(f"select {f.icmp('sgt', lines, r)}, {exist}, {none}", exist.ty)
+            rows.append(load_masked(f, f.at(source, f.mul(f.int(r), sx)), dtype, lanes, mask))
+        put(rows)
+
+    full = f.op("and", f.icmp("sge", lines, lanes), f.icmp("sge", k, lanes))
+    f.when(full, whole)
+    f.when(f.op("xor", full, Val("true", "i1")), part)
+    f.ret()
+    f.finish()
+    return name
+
+
+def transposed(f: Function, rows: Sequence[Val]) -> list[Val]:
+    """A square in registers, transposed: pairs of rows exchange halves of ever larger groups of lanes."""
+    lanes = len(rows)
+    out = list(rows)
+    distance = 1
+    while distance < lanes:
+        mixed = []
+        for i in range(lanes):
+            a, b = (out[i], out[i ^ distance]) if not i & distance else (out[i ^ distance], out[i])
+            if i & distance:
+                picks = [lanes + lane if lane & distance else lane ^ distance for lane in range(lanes)]
+            else:
+                picks = [lanes + (lane ^ distance) if lane & distance else lane for lane in range(lanes)]
+            mask = ", ".join(f"i32 {p}" for p in picks)
+            mixed.append(f.value(f"shufflevector {a}, {b}, <{lanes} x i32> <{mask}>", a.ty))
+        out = mixed
+        distance *= 2
+    return out

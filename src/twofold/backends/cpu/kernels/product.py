@@ -1,0 +1,354 @@
+"""The open product: matrix products whose sizes and strides are arguments.
+
+It is the contract kernel (contract.py) for eager code. A tile of up to `Target.tile_rows` rows by two vectors of
+columns stays in registers while k runs over all of K, so that every element is the same chain
+`fma(a[k], b[k], sum)` from zero in the order of k, and the bits are the same. There is a function for every
+height of a tile; a panel of columns that is too narrow is masked.
+
+Note [Ways of a product]
+`whole` does a product panel by panel on one thread, packing a panel of B into scratch memory where its columns are
+not contiguous. Entries for two dimensions and items of batches are computed in this way. For large products "pack"
+copies what is better copied, and "multiply" divides the result into blocks of rows by groups of panels.
+float16 and bfloat16 are always packed, which widens them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+from ....ir.dtypes import DType
+from .. import open as _open
+from .. import registers
+from ..emit import Function, Module, Val, vector
+from ..target import Target
+from .packing import first_lanes, load_masked, packer, store_masked
+from .tile import kernel_function, scratch_of
+
+
+class Word(IntEnum):
+    """Arguments of the product's kernels, in the order in which they lie in memory; strides are in bytes."""
+
+    SCRATCH = 0
+    SCRATCH_ROW = 1
+    A = 2
+    B = 3
+    C = 4
+    K = 5
+    N = 6
+    TILES = 7  # row tiles, of which the first `EXTRA` have `ROWS` + 1 rows, the others `ROWS`
+    ROWS = 8
+    EXTRA = 9
+    AM = 10  # of A as it is multiplied, from row to row,
+    AK = 11  # from k to k,
+    A_ROW = 12  # from tile to tile: for each row,
+    A_TILE = 13  # and besides
+    BK = 14  # of B as it is multiplied
+    B_PANEL = 15
+    CM = 16
+    SOURCE_A = 17  # what is packed
+    SOURCE_AM = 18
+    SOURCE_AK = 19
+    SOURCE_B = 20
+    SOURCE_BK = 21
+    SOURCE_BN = 22
+    PACKED_A = 23  # tiles of A, panels of B that "pack" packs; in `whole`, whether
+    PACKED_B = 24
+    BLOCK = 25  # tiles of a block of rows
+    GROUP = 26  # panels of a group
+    ITEMS = 27  # of a batch
+    PER_CHUNK = 28
+    OFFSETS_A = 29  # where in A and B an item begins
+    OFFSETS_B = 30
+    C_ITEM = 31
+
+
+class ProductKernels:
+    """The functions for products of one dtype.
+
+    Args:
+        dtype: a floating one.
+        target: the processor.
+    """
+
+    def __init__(self, dtype: DType, target: Target):
+        self.dtype, self.target = dtype, target
+        self.held = registers.HELD[dtype.name]
+        self.held_size = 8 if self.held == "double" else 4
+        self.widens = self.held != registers.STORED[dtype.name]
+        self.lanes = target.lanes(self.held_size)
+        self.rows = target.tile_rows
+        self.width = 2 * self.lanes
+        self.slots = -(-self.rows // self.lanes) * self.lanes  # of a packed row tile
+        self.masks = target.vector_bytes >= 32  # whether masked loads are instructions; otherwise B is packed
+        self.panel_step = self.width * self.held_size  # bytes of a packed panel for every k
+        self.tile_step = self.slots * self.held_size
+        self.can_read_b = self.masks and not self.widens
+
+    def emit(self, module: Module) -> None:
+        """Write "pack", "multiply", "items", and the entry "product" for two dimensions."""
+        self.pack_tile = packer(module, self.dtype, self.lanes, self.slots // self.lanes)
+        self.pack_panel = packer(module, self.dtype, self.lanes, 2)
+        self._emit_strip(module)
+        self._emit_whole(module)
+        self._emit_pack(module)
+        self._emit_multiply(module)
+        self._emit_items(module)
+        if _open.HAS_ENTRIES:
+            self._emit_entry(module)
+
+    # --- a tile, and the tiles below each other -----------------------------------------------
+
+    def _emit_tile(self, module: Module, rows: int, vectors: int) -> str:
+        name = f"tile{rows}x{vectors}"
+        signature = [
+            ("ptr", "a"), ("i64", "am"), ("i64", "ak"), ("ptr", "b"), ("i64", "bk"), ("i64", "k"), ("ptr", "c"),
+            ("i64", "cm"), ("i64", "count"),
+        ]  # fmt: skip
+        f = Function(module, name, signature, attributes="nounwind noinline", private=True)
+        a, am, ak, b, bk, k, c, cm, count = f.args
+        lanes, step = self.lanes, self.lanes * self.held_size
+        ty = vector(self.held, lanes)
+        masks = [first_lanes(f, f.sub(count, v * lanes), lanes) for v in range(vectors)]
+        starts = range(0, rows, 3)  # an address for three rows: the processor adds a stride once or twice by itself
+        threes = [f.at(a, f.mul(am, r)) for r in starts]
+
+        def one(_: Any, b: Val, *carry: Val) -> list[Val]:
+            threes, acc = carry[: len(starts)], list(carry[len(starts) :])
+            if self.can_read_b:
+                bs = [load_masked(f, f.at(b, v * step), self.dtype, lanes, m) for v, m in enumerate(masks)]
+            else:
+                bs = [f.load(ty, f.at(b, v * step), self.held_size) for v in range(vectors)]
+            two = f.value(f"shl i64 {am.ref}, 1", "i64") if rows > 2 else am
+            for r in range(rows):
+                at = f.at(threes[r // 3], (0, am, two)[r % 3])
+                x = f.splat(f.load(self.held, at, self.held_size), lanes)
+                for v in range(vectors):
+                    i = r * vectors + v
+                    acc[i] = f.intrinsic("fma", [x, bs[v], acc[i]])
+            return [f.at(b, bk), *[f.at(p, ak) for p in threes], *acc]
+
+        zeros = [f.const(0, ty)] * (rows * vectors)
+        acc = f.loop(0, k, one, [b, *threes, *zeros])[1 + len(threes) :]
+        for r in range(rows):
+            for v, mask in enumerate(masks):
+                to = f.at(c, f.add(f.mul(cm, r), v * lanes * self.dtype.itemsize))
+                store_masked(f, acc[r * vectors + v], to, self.dtype, lanes, mask)
+        f.ret()
+        f.finish()
+        return name
+
+    def _emit_strip(self, module: Module) -> None:
+        """Tiles `first` to `last` of one panel, from the addresses of the first one's A and C."""
+        signature = [
+            ("ptr", "words"), ("ptr", "a"), ("ptr", "b"), ("ptr", "c"), ("i64", "first"), ("i64", "last"),
+            ("i64", "count"),
+        ]  # fmt: skip
+        heights = range(1, self.rows + 1)
+        names = {(r, v): self._emit_tile(module, r, v) for r in heights for v in (1, 2)}
+        f = Function(module, "strip", signature, attributes="nounwind noinline", private=True)
+        words, a, b, c, first, last, count = f.args
+        W = Word
+        k, rows, extra, am, ak, a_row, a_tile, bk, cm = _words(
+            f, words, W.K, W.ROWS, W.EXTRA, W.AM, W.AK, W.A_ROW, W.A_TILE, W.BK, W.CM
+        )
+        wide = f.convert("zext", f.icmp("sgt", count, self.lanes), "i64")
+
+        def one(t: Any, a: Val, c: Val) -> list[Val]:
+            height = f.add(rows, f.convert("zext", f.icmp("slt", t, extra), "i64"))
+            kind = f.int(f.add(f.mul(height, 2), wide))
+            cases = {2 * r + v - 1: name for (r, v), name in names.items()}
+            self._switch(f, kind, cases, [a, am, ak, b, bk, k, c, cm, count])
+            below = f.at(a, f.add(a_tile, f.mul(height, a_row)))
+            return [below, f.at(c, f.mul(height, cm))]
+
+        f.loop(first, last, one, [a, c])
+        f.ret()
+        f.finish()
+
+    @staticmethod
+    def _switch(f: Function, kind: Val, cases: dict[int, str], args: Sequence[Val]) -> None:
+        after = f.label("after")
+        labels = {number: f.label("case") for number in cases}
+        targets = " ".join(f"i64 {number}, label %{label}" for number, label in labels.items())
+        f.emit(f"switch i64 {kind.ref}, label %{after} [ {targets} ]")
+        for number, name in cases.items():
+            f.start(labels[number])
+            f.call(name, args)
+            f.emit(f"br label %{after}")
+        f.start(after)
+
+    # --- a product on one thread ----------------------------------------------------------------
+
+    def _emit_whole(self, module: Module) -> None:
+        """A product on one thread, from the addresses of its operands and of scratch memory.
+
+        The scratch holds a panel of B, and before it all tiles of A if they are packed.
+        """
+        signature = [("ptr", "words"), ("ptr", "a"), ("ptr", "b"), ("ptr", "c"), ("ptr", "scratch")]
+        f = Function(module, "whole", signature, attributes="nounwind noinline", private=True)
+        words, a, b, c, scratch = f.args
+        W = Word
+        k, n, tiles, bk, bn, packs_b = _words(f, words, W.K, W.N, W.TILES, W.SOURCE_BK, W.SOURCE_BN, W.PACKED_B)
+        room = f.alloca(16)
+        f.store(a, room, 8)
+        panel_at = f.at(room, 8)
+        f.store(scratch, panel_at, 8)
+        packs_a = f.icmp("sgt", _words(f, words, W.PACKED_A)[0], 0)
+
+        def pack_a() -> None:
+            f.loop(0, tiles, lambda t: self._pack_tile(f, words, a, scratch, t))
+            f.store(scratch, room, 8)
+            f.store(f.at(scratch, f.mul(tiles, f.mul(self._up(f, k), self.tile_step))), panel_at, 8)
+
+        f.when(packs_a, pack_a)
+        a_now, panel = f.load("ptr", room, 8), f.load("ptr", panel_at, 8)
+        packs = f.icmp("sgt", packs_b, 0)
+
+        def one(j: Any, b: Val, c: Val) -> list[Val]:
+            count = f.min(f.sub(n, j), self.width)
+            f.when(packs, lambda: f.call(self.pack_panel, [b, bk, bn, f.int(count), k, panel]))
+            b_now = f.select(packs, panel, b)
+            f.call("strip", [words, a_now, b_now, c, f.int(0), tiles, f.int(count)])
+            return [f.at(b, f.mul(bn, self.width)), f.at(c, self.width * self.dtype.itemsize)]
+
+        f.loop(0, n, one, [b, c], step=self.width)
+        f.ret()
+        f.finish()
+
+    def _up(self, f: Function, k: Val) -> Any:
+        """K rounded up to the length of a vector."""
+        return f.value(f"and i64 {f.int(f.add(k, self.lanes - 1)).ref}, {-self.lanes}", "i64")
+
+    def _pack_tile(self, f: Function, words: Val, a: Val, packed: Val, t: Any) -> None:
+        """Pack row tile `t` of A."""
+        W = Word
+        k, rows, extra, am, ak = _words(f, words, W.K, W.ROWS, W.EXTRA, W.SOURCE_AM, W.SOURCE_AK)
+        height = f.add(rows, f.convert("zext", f.icmp("slt", t, extra), "i64"))
+        row = f.add(f.mul(t, rows), f.min(t, extra))
+        to = f.at(packed, f.mul(t, f.mul(self._up(f, k), self.tile_step)))
+        f.call(self.pack_tile, [f.at(a, f.mul(row, am)), ak, am, f.int(height), k, to])
+
+    def _emit_items(self, module: Module) -> None:
+        """The kernel "items": products of a batch."""
+        f = kernel_function(module, "items")
+        words, first, last, _ = f.args
+        W = Word
+        per_chunk, items, at_a, at_b, c_item = _words(
+            f, words, W.PER_CHUNK, W.ITEMS, W.OFFSETS_A, W.OFFSETS_B, W.C_ITEM
+        )
+        a, b, c = _addresses(f, words, W.A, W.B, W.C)
+        scratch = scratch_of(f)
+
+        def one(i: Any) -> None:
+            own = [f.load("i64", f.at(self._pointer(f, at), f.mul(i, 8)), 8) for at in (at_a, at_b)]
+            f.call("whole", [words, f.at(a, own[0]), f.at(b, own[1]), f.at(c, f.mul(i, c_item)), scratch])
+
+        f.loop(f.mul(first, per_chunk), f.min(f.mul(last, per_chunk), items), one)
+        f.ret()
+        f.finish()
+
+    @staticmethod
+    def _pointer(f: Function, address: Val) -> Val:
+        return f.value(f"inttoptr i64 {address.ref} to ptr", "ptr")
+
+    def _emit_entry(self, module: Module) -> None:
+        """The entry "product": (a, b, result) of two dimensions, loaded with an array for scratch memory."""
+        f, own, (a, b, c) = _open.entry(module, "product", 3)
+        size = self.dtype.itemsize
+        m, k, n = _open.size(f, c, 0), _open.size(f, b, 0), _open.size(f, c, 1)
+        am, ak = (_open.stride(f, a, axis) for axis in (0, 1))
+        bk, bn = (_open.stride(f, b, axis) for axis in (0, 1))
+        first, second = _open.data(f, a), _open.data(f, b)
+        # A single column is the product of its transposed operands, whose columns are the rows.
+        flip = f.icmp("eq", n, 1)
+        first, second = f.select(flip, second, first), f.select(flip, first, second)
+        am, ak, bk, bn = (f.select(flip, y, x) for x, y in ((am, bn), (ak, bk), (bk, ak), (bn, am)))
+        m, n = f.select(flip, f.int(1), m), f.select(flip, m, n)
+        tiles = f.int(f.div(f.add(m, self.rows - 1), self.rows))
+        some = f.select(f.icmp("eq", tiles, 0), f.int(1), tiles)
+        direct = f.op("or", f.icmp("eq", bn, size), f.icmp("eq", n, 1))
+        words = f.alloca(8 * len(Word))
+        table: dict[Word, Any] = {
+            Word.K: k, Word.N: n, Word.TILES: tiles, Word.ROWS: f.div(m, some), Word.EXTRA: f.rem(m, some),
+            Word.CM: f.mul(n, size), Word.SOURCE_AM: am, Word.SOURCE_AK: ak, Word.SOURCE_BK: bk, Word.SOURCE_BN: bn,
+        }  # fmt: skip
+        if self.can_read_b:
+            table[Word.PACKED_B] = f.select(direct, f.int(0), f.int(1))
+            table[Word.BK] = f.select(direct, bk, f.int(self.panel_step))
+        else:
+            table[Word.PACKED_B], table[Word.BK] = 1, self.panel_step
+        if self.widens:
+            table |= {Word.PACKED_A: 1, Word.AM: self.held_size, Word.AK: self.tile_step, Word.A_ROW: 0}
+            table[Word.A_TILE] = f.mul(self._up(f, k), self.tile_step)
+        else:
+            table |= {Word.PACKED_A: 0, Word.AM: am, Word.AK: ak, Word.A_ROW: am, Word.A_TILE: 0}
+        for word, value in table.items():
+            f.store(f.int(value), f.at(words, 8 * word), 8)
+        f.call("whole", [words, first, second, _open.data(f, c), _open.data(f, own)])
+        _open.leave(f, c)
+
+    # --- a product on several threads -------------------------------------------------------------
+
+    def _emit_pack(self, module: Module) -> None:
+        """The kernel "pack": row tiles of A, then panels of B."""
+        f = kernel_function(module, "pack")
+        words, first, last, _ = f.args
+        W = Word
+        k, n, of_a, bk, bn = _words(f, words, W.K, W.N, W.PACKED_A, W.SOURCE_BK, W.SOURCE_BN)
+        a, b, source_a, source_b = _addresses(f, words, W.A, W.B, W.SOURCE_A, W.SOURCE_B)
+
+        def one(i: Any) -> None:
+            is_a = f.icmp("slt", i, of_a)
+            f.when(is_a, lambda: self._pack_tile(f, words, source_a, a, i))
+            f.when(f.op("xor", is_a, Val("true", "i1")), lambda: panel(f.sub(i, of_a)))
+
+        def panel(j: Any) -> None:
+            column = f.mul(j, self.width)
+            count = f.min(f.sub(n, column), self.width)
+            to = f.at(b, f.mul(j, f.mul(self._up(f, k), self.panel_step)))
+            f.call(self.pack_panel, [f.at(source_b, f.mul(column, bn)), bk, bn, f.int(count), k, to])
+
+        f.loop(first, last, one)
+        f.ret()
+        f.finish()
+
+    def _emit_multiply(self, module: Module) -> None:
+        """The kernel "multiply": chunks are groups of panels in blocks of rows."""
+        f = kernel_function(module, "multiply")
+        words, first, last, _ = f.args
+        W = Word
+        n, tiles, rows, extra, block, group = _words(f, words, W.N, W.TILES, W.ROWS, W.EXTRA, W.BLOCK, W.GROUP)
+        a_row, a_tile, b_panel, cm = _words(f, words, W.A_ROW, W.A_TILE, W.B_PANEL, W.CM)
+        a, b, c = _addresses(f, words, W.A, W.B, W.C)
+        panels = f.div(f.add(n, self.width - 1), self.width)
+        groups = f.div(f.sub(f.add(panels, group), 1), group)
+
+        def one(i: Any) -> None:
+            t = f.mul(f.div(i, groups), block)
+            row = f.add(f.mul(t, rows), f.min(t, extra))
+            a_now = f.at(a, f.add(f.mul(row, a_row), f.mul(t, a_tile)))
+            c_now = f.at(c, f.mul(row, cm))
+            end = f.min(f.add(t, block), tiles)
+            begin = f.mul(f.rem(i, groups), group)
+
+            def panel(j: Any) -> None:
+                column = f.mul(j, self.width)
+                count = f.min(f.sub(n, column), self.width)
+                to = f.at(c_now, f.mul(column, self.dtype.itemsize))
+                f.call("strip", [words, a_now, f.at(b, f.mul(j, b_panel)), to, f.int(t), f.int(end), f.int(count)])
+
+            f.loop(begin, f.min(f.add(begin, group), panels), panel)
+
+        f.loop(first, last, one)
+        f.ret()
+        f.finish()
+
+
+def _words(f: Function, words: Val, *wanted: Word) -> list[Val]:
+    return [f.load("i64", f.at(words, 8 * word), 8) for word in wanted]
+
+
+def _addresses(f: Function, words: Val, *wanted: Word) -> list[Val]:
+    return [f.load("ptr", f.at(words, 8 * word), 8) for word in wanted]

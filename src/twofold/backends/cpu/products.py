@@ -1,0 +1,163 @@
+"""Matrix products of arrays on open kernels (kernels/product.py), of any sizes and strides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...ir.dtypes import DType
+from . import open as _open
+from .emit import Module
+from .kernels.product import ProductKernels, Word
+from .target import host
+
+Array = np.ndarray[Any, Any]
+
+_LITTLE = 1 << 21  # multiply-adds that an entry does: up to 40 us
+_SCRATCH = 1 << 18  # bytes of an entry's own scratch memory
+_CHUNK = 1 << 19  # multiply-adds of a chunk, which are long against claiming it
+_CACHED = 1 << 18  # bytes of A that are multiplied with one panel of B after the other
+
+
+class Products:
+    """The products of one dtype: `little` for two dimensions and little work, `large` for the rest.
+
+    Attributes:
+        little: (a, b, result) -> result; needs that `is_little`.
+    """
+
+    def __init__(self, dtype: DType):
+        self.kernels = kernels = ProductKernels(dtype, host())
+        module = Module(host().half)
+        kernels.emit(module)
+        self._code = _open.Loaded(module)
+        self._at = {name: self._code.address(name) for name in ("pack", "multiply", "items")}
+        self.little: Callable[[Array, Array, Array], Array] | None = None
+        if _open.HAS_ENTRIES:
+            self._scratch = np.empty(_SCRATCH + 64, np.uint8)
+            self.little = self._code.entry("product", self._scratch)
+        room = _SCRATCH // kernels.held_size
+        self._most_k = room // (2 * kernels.width) - kernels.lanes  # a panel takes half of the scratch memory
+        # and the tiles of A the other half, if they are packed
+        self._most_packed = room // (2 * kernels.slots) * kernels.rows if kernels.widens else 1 << 62
+
+    def is_little(self, m: int, k: int, n: int) -> bool:
+        """Whether `little` may be called."""
+        if m * k * n > _LITTLE or k > self._most_k:
+            return False
+        return (m + self.kernels.rows) * (k + self.kernels.lanes) <= self._most_packed
+
+    def large(self, a: Array, b: Array, out: Array) -> None:
+        """Compute `a @ b` into `out`, which is row-major and has at least two dimensions."""
+        if not out.size:
+            return
+        if out.ndim > 2:
+            self._batched(a, b, out)
+        elif out.shape[1] == 1 and out.shape[0] > 1:
+            self._matrices(b.T, a.T, out.reshape(1, -1))  # the columns of its transpose are its rows
+        else:
+            self._matrices(a, b, out)
+
+    def _common(self, a: Array, b: Array, out: Array) -> list[int]:
+        """The words that describe operands as they are, of two dimensions."""
+        kernels = self.kernels
+        (m, k), n = a.shape[-2:], b.shape[-1]
+        tiles = -(-m // kernels.rows)
+        rows, extra = divmod(m, tiles) if tiles else (0, 0)
+        words = [0] * len(Word)
+        words[Word.K], words[Word.N], words[Word.TILES], words[Word.ROWS], words[Word.EXTRA] = (
+            k,
+            n,
+            tiles,
+            rows,
+            extra,
+        )
+        words[Word.SOURCE_AM], words[Word.SOURCE_AK] = words[Word.AM], words[Word.AK] = a.strides[-2:]
+        words[Word.SOURCE_BK], words[Word.SOURCE_BN] = b.strides[-2:]
+        words[Word.A_ROW], words[Word.BK] = words[Word.AM], words[Word.SOURCE_BK]
+        words[Word.B_PANEL] = kernels.width * kernels.dtype.itemsize
+        words[Word.CM] = n * kernels.dtype.itemsize
+        words[Word.A], words[Word.B], words[Word.C] = (x.ctypes.data for x in (a, b, out))
+        return words
+
+    def _padded(self, k: int) -> int:
+        return -(-k // self.kernels.lanes) * self.kernels.lanes
+
+    def _packs_a(self, words: list[int], panels: int) -> bool:
+        size = self.kernels.dtype.itemsize
+        if self.kernels.widens:
+            return True
+        if panels < 2:
+            return False
+        if words[Word.AK] == size:
+            return words[Word.AM] % 1024 == 0 and words[Word.K] >= 64
+        return True
+
+    def _packs_b(self, words: list[int]) -> bool:
+        kernels = self.kernels
+        if not kernels.can_read_b or (words[Word.SOURCE_BN] != kernels.dtype.itemsize and words[Word.N] > 1):
+            return True
+        return words[Word.TILES] >= 3
+
+    def _matrices(self, a: Array, b: Array, out: Array) -> None:
+        kernels, padded = self.kernels, self._padded(a.shape[1])
+        words = self._common(a, b, out)
+        tiles, panels = words[Word.TILES], -(-out.shape[1] // kernels.width)
+        tile, panel = padded * kernels.tile_step, padded * kernels.panel_step
+        packs_a, packs_b = self._packs_a(words, panels), self._packs_b(words)
+        with _open.take() as call:
+            at = call.memory(tiles * tile * packs_a + panels * panel * packs_b)
+            if packs_a:
+                words[Word.SOURCE_A], words[Word.A], words[Word.PACKED_A] = words[Word.A], at, tiles
+                words[Word.AM], words[Word.AK] = kernels.held_size, kernels.tile_step
+                words[Word.A_ROW], words[Word.A_TILE] = 0, tile
+                at += tiles * tile
+            if packs_b:
+                words[Word.SOURCE_B], words[Word.B], words[Word.PACKED_B] = words[Word.B], at, panels
+                words[Word.BK], words[Word.B_PANEL] = kernels.panel_step, panel
+            block = min(tiles, max(1, _CACHED // max(tile, 1)))
+            work = block * kernels.rows * kernels.width * max(1, a.shape[1])
+            group = min(panels, max(1, _CHUNK // work))
+            words[Word.BLOCK], words[Word.GROUP] = block, group
+            call.words[: len(words)] = words
+            phases = [(self._at["multiply"], -(-tiles // block) * -(-panels // group))]
+            if packs_a or packs_b:
+                phases.insert(0, (self._at["pack"], tiles * packs_a + panels * packs_b))
+            call.run(*phases)
+
+    def _batched(self, a: Array, b: Array, out: Array) -> None:
+        kernels, padded = self.kernels, self._padded(a.shape[-1])
+        words = self._common(a, b, out)
+        batch = out.shape[:-2]
+        items = math.prod(batch)
+        offsets = [_offsets(x, batch) for x in (a, b)]
+        tile, panel = padded * kernels.tile_step, padded * kernels.panel_step
+        if kernels.widens:
+            words[Word.PACKED_A] = 1
+            words[Word.AM], words[Word.AK] = kernels.held_size, kernels.tile_step
+            words[Word.A_ROW], words[Word.A_TILE] = 0, tile
+        if not kernels.can_read_b or (words[Word.SOURCE_BN] != kernels.dtype.itemsize and words[Word.N] > 1):
+            words[Word.PACKED_B], words[Word.BK] = 1, kernels.panel_step
+        per_chunk = max(1, min(-(-items // 8), _CHUNK // max(1, out.shape[-2] * out.shape[-1] * a.shape[-1])))
+        words[Word.ITEMS], words[Word.PER_CHUNK] = items, per_chunk
+        words[Word.OFFSETS_A], words[Word.OFFSETS_B] = (x.ctypes.data for x in offsets)
+        words[Word.C_ITEM] = out.shape[-2] * words[Word.CM]
+        row = -(-(words[Word.TILES] * tile * words[Word.PACKED_A] + panel * words[Word.PACKED_B]) // 4096) * 4096
+        with _open.take() as call:
+            words[Word.SCRATCH], words[Word.SCRATCH_ROW] = call.memory(row * _open.threads()), row
+            call.words[: len(words)] = words
+            call.run((self._at["items"], -(-items // per_chunk)))
+
+
+def _offsets(x: Array, batch: tuple[int, ...]) -> Array:
+    """In bytes, where the item of each index of the batch begins in an operand that broadcasts to it."""
+    out = np.zeros((1,) * len(batch), np.int64)
+    places = zip(x.shape[:-2], x.strides[:-2], range(len(batch) - x.ndim + 2, len(batch)), strict=True)
+    for size, stride, axis in places:
+        if size > 1:
+            steps = np.arange(size, dtype=np.int64) * stride
+            out = out + steps.reshape(-1, *(1,) * (len(batch) - 1 - axis))
+    return np.ascontiguousarray(np.broadcast_to(out, batch))
