@@ -12,6 +12,7 @@ from ...ir.graph import Graph, Node, Value
 from .group import Group, is_elementwise
 
 _CHEAP = frozenset(("add", "sub", "mul", "neg", "relu", "where"))
+_COMPARISONS = frozenset(("eq", "ne", "lt", "le", "gt", "ge"))
 _LEAST_SIZE = 1 << 14
 
 
@@ -28,6 +29,7 @@ class _Again:
     def __init__(self, graph: Graph, groups: list[Group], views: set[Node]):
         self.graph, self.groups, self.views = graph, groups, views
         self.of = {n: g for g in groups for n in g.nodes}
+        self.place = {g: i for i, g in enumerate(groups)}
         self.kept = {self._root(v) for v in graph.outputs}
         self.viewed: set[Value] = {v for n in views for v in n.inputs}
         self.readers: dict[Value, list[Group]] = {}
@@ -59,7 +61,7 @@ class _Again:
 
     def _suits(self, node: Node, group: Group) -> bool:
         value = node.outputs[0]
-        if node.prim.name not in _CHEAP or value.type.size < _LEAST_SIZE or not is_elementwise(node):
+        if node.prim.name not in _CHEAP | _COMPARISONS or value.type.size < _LEAST_SIZE or not is_elementwise(node):
             return False
         if group.kind not in ("rows", "contract") or group.num_inner or value.shape != group.shape:
             return False
@@ -69,7 +71,8 @@ class _Again:
         large = [v for v in node.inputs if self._root(v).type.size == value.type.size]
         if not readers or not large or len(large) > 2 or not all(self._is_stored(v) for v in large):
             return False
-        return all(self._takes(reader, value, large) for reader in readers)
+        takes = self._takes_mask if node.prim.name in _COMPARISONS else self._takes
+        return all(takes(reader, value, large) for reader in readers)
 
     def _is_stored(self, value: Value) -> bool:
         """Whether a value is in memory anyway."""
@@ -89,6 +92,19 @@ class _Again:
             return all(value.shape == n.inputs[0].shape for n in group.nodes)
         return group.kind == "rows" and not group.num_inner and value.shape == group.shape
 
+    def _takes_mask(self, group: Group, value: Value, large: list[Value]) -> bool:
+        """Whether a product can compare values itself, one of which is as large and needed later anyway."""
+        if (
+            group.kind != "contract"
+            or value.shape != group.shape
+            or len(large) != 1
+            or large[0].shape != value.shape
+        ):
+            return False
+        root = self._root(large[0])
+        others = (g for g in self.readers[root] if g is not group and g.kind != "columns")
+        return root in self.kept or any(self.place.get(g, -1) > self.place[group] for g in others)
+
     def _copy(self, node: Node, group: Group) -> Group:
         """Give the node to its readers, and a group of its own."""
         own = Group("rows", group.shape, nodes=[node])
@@ -97,6 +113,8 @@ class _Again:
         for reader in readers:
             if reader.kind == "rows":
                 reader.nodes.insert(0, node)
+            elif reader.kind == "contract":
+                reader.nodes.insert(1, node)  # the product is the first
         self.of[node] = own
         if not any(value in n.inputs for n in group.nodes):
             self._drop(node, group)

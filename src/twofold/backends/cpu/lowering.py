@@ -21,6 +21,7 @@ from .kernels.rows import RowsKernel
 from .kernels.scalars import Scalars
 from .kernels.table import IN_PLACE, LOWERINGS
 from .layout import MOVEMENT, Buffer, View, through_movement
+from .remake import remake
 from .step import Step
 from .target import Target
 from .vmath import MATH
@@ -53,6 +54,7 @@ class Lowering:
             self.views[value] = View.whole(self.buffer("constant", value.dtype, array.size, array), value.shape)
         moved = self.moved = self._find_views()
         self.groups, self.of = compute_again(self.graph, group_nodes(self.graph, moved), moved)
+        self.remade = remake(self.graph, self.groups, self.of, moved)
         self.wanted = self._values_to_store()
         self._place_outputs()
         for group in self.groups:
@@ -277,7 +279,10 @@ class Lowering:
 
     def _lower(self, group: Group) -> None:
         own = {v for n in group.nodes for v in n.outputs}
-        stored = [v for n in group.nodes if self.of[n] is group for v in n.outputs if v in self.wanted]
+        if group in self.remade:
+            stored = [self.remade[group]]
+        else:
+            stored = [v for n in group.nodes if self.of[n] is group for v in n.outputs if v in self.wanted]
         outputs = {v: self._new_view(v) for v in stored}
         scalars = self._scalars(group)
         sources = {
@@ -333,7 +338,7 @@ class Lowering:
         inline = self.inline[group]
         scalars = self._scalars(group)
         nodes = [*group.nodes, *inline.values()]
-        read = {v for n in nodes for v in n.inputs if v not in inline and v not in scalars}
+        read = dict.fromkeys(v for n in nodes for v in n.inputs if v not in inline and v not in scalars)
         live = [n for n in group.nodes if n.outputs[0] in outputs]
         if not live:
             return
