@@ -16,17 +16,18 @@ from .target import host
 
 Array = np.ndarray[Any, Any]
 
-_LITTLE = 1 << 21  # multiply-adds that an entry does: up to 40 us
+LITTLE = 1 << 21  # multiply-adds that an entry does: up to 40 us
 _SCRATCH = 1 << 18  # bytes of an entry's own scratch memory
 _CHUNK = 1 << 19  # multiply-adds of a chunk, which are long against claiming it
 _CACHED = 1 << 18  # bytes of A that are multiplied with one panel of B after the other
 
 
 class Products:
-    """The products of one dtype: `little` for two dimensions and little work, `large` for the rest.
+    """The products of one dtype.
 
     Attributes:
-        little: (a, b, result) -> result; needs that `is_little`.
+        little: (a, b, result) -> result, of two dimensions, with at most `LITTLE` multiply-adds.
+        most_k: what K may be there.
     """
 
     def __init__(self, dtype: DType):
@@ -35,30 +36,47 @@ class Products:
         kernels.emit(module)
         self._code = _open.Loaded(module)
         self._at = {name: self._code.address(name) for name in ("pack", "multiply", "items")}
-        self.little: Callable[[Array, Array, Array], Array] | None = None
-        if _open.HAS_ENTRIES:
-            self._scratch = np.empty(_SCRATCH + 64, np.uint8)
-            self.little = self._code.entry("product", self._scratch)
-        room = _SCRATCH // kernels.held_size
-        self._most_k = room // (2 * kernels.width) - kernels.lanes  # a panel takes half of the scratch memory
+        floats = _SCRATCH // kernels.held_size
+        self.most_k = floats // (2 * kernels.width) - kernels.lanes  # a panel takes half of the scratch memory
         # and the tiles of A the other half, if they are packed
-        self._most_packed = room // (2 * kernels.slots) * kernels.rows if kernels.widens else 1 << 62
+        self._most_packed = floats // (2 * kernels.slots) * kernels.rows if kernels.widens else 1 << 62
+        self._one = self._many = None
+        if _open.HAS_ENTRIES:
+            room = np.empty(_SCRATCH + 64, np.uint8)
+            self._scratch = room[-room.ctypes.data % 64 :]
+            self._one, self._many = (self._code.entry(name, self._scratch) for name in ("product", "products"))
+        self.little: Callable[[Array, Array, Array], Array] = self.into
+        if self._one is not None and not kernels.widens:
+            self.little = self._one
 
-    def is_little(self, m: int, k: int, n: int) -> bool:
-        """Whether `little` may be called."""
-        if m * k * n > _LITTLE or k > self._most_k:
+    def _is_little(self, m: int, k: int, n: int, items: int = 1) -> bool:
+        if m * k * n * items > LITTLE or k > self.most_k:
             return False
         return (m + self.kernels.rows) * (k + self.kernels.lanes) <= self._most_packed
 
-    def large(self, a: Array, b: Array, out: Array) -> None:
-        """Compute `a @ b` into `out`, which is row-major and has at least two dimensions."""
+    def into(self, a: Array, b: Array, out: Array) -> Array:
+        """`a @ b`, computed into `out`, which is row-major."""
         if not out.size:
-            return
+            return out
+        m, n = out.shape[-2:]
+        k = a.shape[-1]
         if out.ndim > 2:
-            self._batched(a, b, out)
-        elif out.shape[1] == 1 and out.shape[0] > 1:
-            self._matrices(b.T, a.T, out.reshape(1, -1))  # the columns of its transpose are its rows
+            items = out.size // (m * n)
+            if self._many is not None and self._is_little(m, k, n, items) and a.shape[:-2] == b.shape[:-2]:
+                self._many(a.reshape(items, m, k), b.reshape(items, k, n), out.reshape(items, m, n))
+            else:
+                self._batched(a, b, out)
+        elif self._one is not None and self._is_little(m, k, n, 1):
+            self._one(a, b, out)
         else:
+            self.large(a, b, out)
+        return out
+
+    def large(self, a: Array, b: Array, out: Array) -> None:
+        """The same on the thread team, of two dimensions."""
+        if out.shape[1] == 1 and out.shape[0] > 1:
+            self._matrices(b.T, a.T, out.reshape(1, -1))  # the columns of its transpose are its rows
+        elif out.size:
             self._matrices(a, b, out)
 
     def _common(self, a: Array, b: Array, out: Array) -> list[int]:

@@ -87,7 +87,7 @@ class ProductKernels:
         self.can_read_b = self.masks and not self.widens
 
     def emit(self, module: Module) -> None:
-        """Write "pack", "multiply", "items", and the entry "product" for two dimensions."""
+        """Write "pack", "multiply", "items", and the entries "product" and "products"."""
         self.pack_tile = packer(module, self.dtype, self.lanes, self.slots // self.lanes)
         self.pack_panel = packer(module, self.dtype, self.lanes, 2)
         self._emit_strip(module)
@@ -96,7 +96,8 @@ class ProductKernels:
         self._emit_multiply(module)
         self._emit_items(module)
         if _open.HAS_ENTRIES:
-            self._emit_entry(module)
+            self._emit_entry(module, "product", 0)
+            self._emit_entry(module, "products", 1)
 
     # --- a tile, and the tiles below each other -----------------------------------------------
 
@@ -253,14 +254,16 @@ class ProductKernels:
     def _pointer(f: Function, address: Val) -> Val:
         return f.value(f"inttoptr i64 {address.ref} to ptr", "ptr")
 
-    def _emit_entry(self, module: Module) -> None:
-        """The entry "product": (a, b, result) of two dimensions, loaded with an array for scratch memory."""
-        f, own, (a, b, c) = _open.entry(module, "product", 3)
+    def _emit_entry(self, module: Module, name: str, batch: int) -> None:
+        """An entry (a, b, result), after `batch` dimensions (0 or 1) that broadcast; loaded with scratch memory."""
+        f, own, (a, b, c) = _open.entry(module, name, 3)
         size = self.dtype.itemsize
-        m, k, n = _open.size(f, c, 0), _open.size(f, b, 0), _open.size(f, c, 1)
-        am, ak = (_open.stride(f, a, axis) for axis in (0, 1))
-        bk, bn = (_open.stride(f, b, axis) for axis in (0, 1))
+        m, k, n = _open.size(f, c, batch), _open.size(f, b, batch), _open.size(f, c, batch + 1)
+        am, ak = (_open.stride(f, a, batch + axis) for axis in (0, 1))
+        bk, bn = (_open.stride(f, b, batch + axis) for axis in (0, 1))
         first, second = _open.data(f, a), _open.data(f, b)
+        items = _open.size(f, c, 0) if batch else 1
+        steps = [f.select(f.icmp("eq", _open.size(f, x, 0), 1), f.int(0), _open.stride(f, x, 0)) for x in (a, b)]
         # A single column is the product of its transposed operands, whose columns are the rows.
         flip = f.icmp("eq", n, 1)
         first, second = f.select(flip, second, first), f.select(flip, first, second)
@@ -286,7 +289,16 @@ class ProductKernels:
             table |= {Word.PACKED_A: 0, Word.AM: am, Word.AK: ak, Word.A_ROW: am, Word.A_TILE: 0}
         for word, value in table.items():
             f.store(f.int(value), f.at(words, 8 * word), 8)
-        f.call("whole", [words, first, second, _open.data(f, c), _open.data(f, own)])
+        scratch = _open.data(f, own)
+        steps = (
+            [f.select(flip, steps[1], steps[0]), f.select(flip, steps[0], steps[1])] if batch else [f.int(0)] * 2
+        )
+
+        def item(_: Any, a: Val, b: Val, c: Val) -> list[Val]:
+            f.call("whole", [words, a, b, c, scratch])
+            return [f.at(a, steps[0]), f.at(b, steps[1]), f.at(c, f.mul(f.mul(m, n), size))]
+
+        f.loop(0, items, item, [first, second, _open.data(f, c)])
         _open.leave(f, c)
 
     # --- a product on several threads -------------------------------------------------------------
