@@ -185,6 +185,14 @@ def test_versions_have_entries_of_their_own(folder, monkeypatch):
     assert jit._cache_path(text_of(0), host()) != before
 
 
+def test_the_same_code_gives_the_same_kernels():
+    def sums(a, b, c):
+        return (a.mT * b.mT + c.mT).sum(0), (a.mT - c.mT).sum(0)
+
+    arrays = [tw.ones(20, 40) for _ in range(3)]
+    assert len({tuple(tw.compile(sums).lower(*arrays).texts.values()) for _ in range(8)}) == 1
+
+
 def test_no_cache():
     with tw.debug.settings(cache_dir="0"):
         assert jit._cache_path(text_of(0), host()) is None

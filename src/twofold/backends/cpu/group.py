@@ -142,34 +142,17 @@ class _Grouper:
                 for node in group.nodes:
                     self.of[node] = other
                 self.groups.remove(group)
-                self._order_again()
+                self._order_again(group, other)
                 waiting.append(other)  # as a whole it may belong to one of its own sources
                 break
 
-    def _order_again(self) -> None:
-        """Compute anew which groups stand before which, after a merge."""
-        direct: dict[Group, set[Group]] = {
-            g: {s for n in g.nodes for v in n.inputs for s in self._sources(v)} - {g} for g in self.groups
-        }
-        done: set[Group] = set()
-
-        def visit(group: Group) -> None:
-            stack = [(group, False)]
-            while stack:
-                g, ready = stack.pop()
-                if g in done:
-                    continue
-                if ready:
-                    g.before = 0
-                    for s in direct[g]:
-                        g.before |= s.before | 1 << s.number
-                    done.add(g)
-                else:
-                    stack.append((g, True))
-                    stack.extend((s, False) for s in direct[g])
-
-        for group in self.groups:
-            visit(group)
+    def _order_again(self, group: Group, other: Group) -> None:
+        """What stood before or after `group`, which is gone, now does so for `other`, which took its nodes."""
+        gone, bit = 1 << group.number, 1 << other.number
+        other.before |= group.before & ~bit
+        for g in self.groups:
+            if g.before & (gone | bit):
+                g.before = g.before & ~gone | bit | other.before
 
     # --- the groups that a value depends on --------------------------------------------------
 
@@ -185,14 +168,16 @@ class _Grouper:
         if group.kind == "rows" and is_reduction(node):
             group.num_inner = _trailing(node.inputs[0].shape, node.params["dims"]) or 0
         self.of[node] = group
+        before = group.before
         for value in node.inputs:
             for source in self._sources(value):
                 if source is not group:
                     group.before |= source.before | 1 << source.number
-        bit = 1 << group.number
-        for other in self.groups:
-            if other.before & bit:
-                other.before |= group.before
+        if group.before != before and len(group.nodes) > 1:
+            bit = 1 << group.number
+            for other in self.groups:
+                if other.before & bit:
+                    other.before |= group.before
 
     def _start(self, node: Node) -> Group:
         name = node.prim.name
