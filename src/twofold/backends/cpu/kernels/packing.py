@@ -19,8 +19,10 @@ _SHORT = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16"}
 
 def first_lanes(f: Function, count: Any, lanes: int) -> Val:
     """True in the first `count` lanes, which may be none or all."""
-    ids = Val("<" + ", ".join(f"i64 {i}" for i in range(lanes)) + ">", vector("i64", lanes))
-    return f.icmp("slt", ids, f.splat(f.int(count), lanes))
+    count = f.int(count)
+    count = f.select(f.icmp("slt", count, lanes), count, f.int(lanes))
+    ids = Val("<" + ", ".join(f"i32 {i}" for i in range(lanes)) + ">", vector("i32", lanes))
+    return f.icmp("slt", ids, f.splat(f.convert("trunc", count, "i32"), lanes))
 
 
 def load_masked(f: Function, address: Val, dtype: DType, lanes: int, mask: Val) -> Val:

@@ -101,8 +101,8 @@ class ProductKernels:
 
     # --- a tile, and the tiles below each other -----------------------------------------------
 
-    def _emit_tile(self, module: Module, rows: int, vectors: int) -> str:
-        name = f"tile{rows}x{vectors}"
+    def _emit_tile(self, module: Module, rows: int, vectors: int, is_full: bool) -> str:
+        name = f"tile{rows}x{vectors}" + "full" * is_full
         signature = [
             ("ptr", "a"), ("i64", "am"), ("i64", "ak"), ("ptr", "b"), ("i64", "bk"), ("i64", "k"), ("ptr", "c"),
             ("i64", "cm"), ("i64", "count"),
@@ -111,16 +111,20 @@ class ProductKernels:
         a, am, ak, b, bk, k, c, cm, count = f.args
         lanes, step = self.lanes, self.lanes * self.held_size
         ty = vector(self.held, lanes)
-        masks = [first_lanes(f, f.sub(count, v * lanes), lanes) for v in range(vectors)]
+        masks = [] if is_full else [first_lanes(f, f.sub(count, v * lanes), lanes) for v in range(vectors)]
         starts = range(0, rows, 3)  # an address for three rows: the processor adds a stride once or twice by itself
         threes = [f.at(a, f.mul(am, r)) for r in starts]
 
         def one(_: Any, b: Val, *carry: Val) -> list[Val]:
-            threes, acc = carry[: len(starts)], list(carry[len(starts) :])
-            if self.can_read_b:
-                bs = [load_masked(f, f.at(b, v * step), self.dtype, lanes, m) for v, m in enumerate(masks)]
-            else:
-                bs = [f.load(ty, f.at(b, v * step), self.held_size) for v in range(vectors)]
+            masks, rest = carry[:num_masks], carry[num_masks:]
+            threes, acc = rest[: len(starts)], list(rest[len(starts) :])
+            bs = []
+            for v in range(vectors):
+                at = f.at(b, v * step)
+                if masks:
+                    bs.append(load_masked(f, at, self.dtype, lanes, masks[v]))
+                else:
+                    bs.append(f.load(ty, at, self.held_size))
             two = f.value(f"shl i64 {am.ref}, 1", "i64") if rows > 2 else am
             for r in range(rows):
                 at = f.at(threes[r // 3], (0, am, two)[r % 3])
@@ -128,14 +132,19 @@ class ProductKernels:
                 for v in range(vectors):
                     i = r * vectors + v
                     acc[i] = f.intrinsic("fma", [x, bs[v], acc[i]])
-            return [f.at(b, bk), *[f.at(p, ak) for p in threes], *acc]
+            return [f.at(b, bk), *masks, *[f.at(p, ak) for p in threes], *acc]
 
         zeros = [f.const(0, ty)] * (rows * vectors)
-        acc = f.loop(0, k, one, [b, *threes, *zeros])[1 + len(threes) :]
+        carried = masks if self.can_read_b else []  # or they would be computed again for every k
+        num_masks = len(carried)
+        acc = f.loop(0, k, one, [b, *carried, *threes, *zeros])[1 + num_masks + len(threes) :]
         for r in range(rows):
-            for v, mask in enumerate(masks):
+            for v in range(vectors):
                 to = f.at(c, f.add(f.mul(cm, r), v * lanes * self.dtype.itemsize))
-                store_masked(f, acc[r * vectors + v], to, self.dtype, lanes, mask)
+                if is_full:
+                    f.store(registers.to_memory(f, acc[r * vectors + v], self.dtype), to, self.dtype.itemsize)
+                else:
+                    store_masked(f, acc[r * vectors + v], to, self.dtype, lanes, masks[v])
         f.ret()
         f.finish()
         return name
@@ -147,20 +156,21 @@ class ProductKernels:
             ("i64", "count"),
         ]  # fmt: skip
         heights = range(1, self.rows + 1)
-        names = {(r, v): self._emit_tile(module, r, v) for r in heights for v in (1, 2)}
+        kinds = ((1, False), (2, False), (2, True))
+        names = [self._emit_tile(module, r, *kind) for r in heights for kind in kinds]
         f = Function(module, "strip", signature, attributes="nounwind noinline", private=True)
         words, a, b, c, first, last, count = f.args
         W = Word
         k, rows, extra, am, ak, a_row, a_tile, bk, cm = _words(
             f, words, W.K, W.ROWS, W.EXTRA, W.AM, W.AK, W.A_ROW, W.A_TILE, W.BK, W.CM
         )
-        wide = f.convert("zext", f.icmp("sgt", count, self.lanes), "i64")
+        wide, full = (f.convert("zext", f.icmp("sgt", count, n), "i64") for n in (self.lanes, self.width - 1))
+        width = f.add(wide, full)
 
         def one(t: Any, a: Val, c: Val) -> list[Val]:
             height = f.add(rows, f.convert("zext", f.icmp("slt", t, extra), "i64"))
-            kind = f.int(f.add(f.mul(height, 2), wide))
-            cases = {2 * r + v - 1: name for (r, v), name in names.items()}
-            self._switch(f, kind, cases, [a, am, ak, b, bk, k, c, cm, count])
+            number = f.int(f.add(f.mul(f.sub(height, 1), len(kinds)), width))
+            self._switch(f, number, names, [a, am, ak, b, bk, k, c, cm, count])
             below = f.at(a, f.add(a_tile, f.mul(height, a_row)))
             return [below, f.at(c, f.mul(height, cm))]
 
@@ -169,13 +179,13 @@ class ProductKernels:
         f.finish()
 
     @staticmethod
-    def _switch(f: Function, kind: Val, cases: dict[int, str], args: Sequence[Val]) -> None:
-        after = f.label("after")
-        labels = {number: f.label("case") for number in cases}
-        targets = " ".join(f"i64 {number}, label %{label}" for number, label in labels.items())
-        f.emit(f"switch i64 {kind.ref}, label %{after} [ {targets} ]")
-        for number, name in cases.items():
-            f.start(labels[number])
+    def _switch(f: Function, number: Val, names: Sequence[str], args: Sequence[Val]) -> None:
+        """Call the function of that number."""
+        after, labels = f.label("after"), [f.label("case") for _ in names]
+        targets = " ".join(f"i64 {i}, label %{label}" for i, label in enumerate(labels))
+        f.emit(f"switch i64 {number.ref}, label %{after} [ {targets} ]")
+        for name, label in zip(names, labels, strict=True):
+            f.start(label)
             f.call(name, args)
             f.emit(f"br label %{after}")
         f.start(after)
