@@ -24,7 +24,7 @@ import numpy as np
 from . import team as _team
 from .emit import Function, Module, Val
 from .jit import compile_text
-from .target import host
+from .target import Target, host
 
 _HEADER = object.__basicsize__  # of every object; an array's address follows, its rank, sizes and strides
 _RANK, _SIZES, _STRIDES = _HEADER + 8, _HEADER + 16, _HEADER + 24
@@ -112,13 +112,14 @@ class Loaded:
 
     Args:
         module: finished; its functions are found by their names.
+        target: the processor; this one's by default.
     """
 
-    def __init__(self, module: Module):
+    def __init__(self, module: Module, target: Target | None = None):
         name_references()
         parts = [*module.declarations.values(), *module.shared.values()]
         parts += [body.replace("@kernel(", f"@{symbol}(", 1) for body, symbol in module.bodies.items()]
-        self._library = compile_text("\n".join(parts), host())
+        self._library = compile_text("\n".join(parts), target or host())
         self._symbols = {name: kernel[0] for name, kernel in module.kernels.items()}
         self._methods: list[_Method] = []
 
@@ -142,7 +143,7 @@ def name_references() -> None:
         llvm.add_symbol(KEEP, ctypes.cast(ctypes.pythonapi.Py_NewRef, ctypes.c_void_p).value)
 
 
-def method(name: str, address: int, own: object) -> tuple[Callable[..., Any], object]:
+def method(name: str, address: int, own: object) -> tuple[Callable[..., Any], _Method]:
     """The entry at an address as something that Python can call, and what it needs besides `own` and the code."""
     kept = _Method(name.encode(), address, _METH_FASTCALL, None)
     new = ctypes.pythonapi.PyCFunction_NewEx

@@ -12,7 +12,7 @@ from ...ir.dtypes import DType
 from . import open as _open
 from .emit import Module
 from .kernels.product import ProductKernels, Word
-from .target import host
+from .target import Target, host
 
 Array = np.ndarray[Any, Any]
 
@@ -25,16 +25,21 @@ _CACHED = 1 << 18  # bytes of A that are multiplied with one panel of B after th
 class Products:
     """The products of one dtype.
 
+    Args:
+        dtype: a floating one.
+        target: the processor; this one's by default.
+
     Attributes:
         little: (a, b, result) -> result, of two dimensions, with at most `LITTLE` multiply-adds.
         most_k: what K may be there.
     """
 
-    def __init__(self, dtype: DType):
-        self.kernels = kernels = ProductKernels(dtype, host())
-        module = Module(host().half)
+    def __init__(self, dtype: DType, target: Target | None = None):
+        target = target or host()
+        self.kernels = kernels = ProductKernels(dtype, target)
+        module = Module(target.half)
         kernels.emit(module)
-        self._code = _open.Loaded(module)
+        self._code = _open.Loaded(module, target)
         self._at = {name: self._code.address(name) for name in ("pack", "multiply", "items")}
         floats = _SCRATCH // kernels.held_size
         self.most_k = floats // (2 * kernels.width) - kernels.lanes  # a panel takes half of the scratch memory
