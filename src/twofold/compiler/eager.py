@@ -6,7 +6,8 @@ Whether an operation runs on a kernel is a function of its primitive, dtypes and
 results do not depend on what ran before. Each combination is compiled when it is first met, and found
 in the object cache by later processes. Programs keep their results' memory for the next call, so those
 used last are kept as far as they fit into a part of the machine's memory. Operations with little work
-stay with NumPy, which begins sooner; so do those that NumPy does well (sums, products, matrix products).
+stay with NumPy, which begins sooner; so do those that NumPy does well (sums, products).
+Matrix products run natively at every size, on kernels that are made once (see eager_products.py).
 Errors of native operations are explained by the reference, which is run for that.
 """
 
@@ -27,16 +28,14 @@ from ..ir.errors import TwofoldError
 from ..ir.evaluate import runner, value_types
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import TensorType
+from . import eager_maps
+from .eager_products import run_natively
 
 Array = np.ndarray[Any, Any]
 
 _ELEMENTS = 1 << 15  # of the largest array: fewer take NumPy less time than a program's start is worth
 _FLOPS = 1 << 19  # of a convolution or a recurrent layer
-_LARGE = frozenset((
-    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cos", "cosh", "digamma", "erf", "erfinv", "exp",
-    "expm1", "lgamma", "log", "log1p", "sigmoid", "sin", "sinh", "tan", "tanh", "rsqrt", "where", "eq", "ne", "lt",
-    "le", "gt", "ge", "relu", "amax", "amin", "scatter_add", "max_pool", "sum_pool", "sum_pool_grad",
-))  # fmt: skip
+_LARGE = frozenset(("amax", "amin", "scatter_add", "max_pool", "sum_pool", "sum_pool_grad"))
 _HEAVY = frozenset((
     "conv", "conv_input_grad", "conv_weight_grad", "lstm", "lstm_grad", "gru", "gru_grad", "rnn", "rnn_grad",
 ))  # fmt: skip
@@ -48,6 +47,8 @@ def install() -> None:
         for name in sorted(_LARGE | _HEAVY):
             p = PRIMITIVES[name]
             p.run = _Native(p).run
+        run_natively(PRIMITIVES["matmul"])
+        eager_maps.run_natively()
 
 
 class _Native:

@@ -1,0 +1,212 @@
+"""Eager element-wise operations on the compiler's own kernels: see Note [What runs natively] in eager.py.
+
+Note [NumPy's bits]
+IEEE 754 says what a sum or a root is, and NumPy's bits are the kernels' bits: there NumPy does what is small, and a
+kernel what is large, as it likes. Functions are another matter, and so are a few corners, see `_DIFFER`:
+these always run on kernels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..ir.dtypes import FLOATS, FROM_NUMPY, HALVES, DType, bfloat16, float16, float64
+from ..ir.evaluate import runner
+from ..ir.primitive import PRIMITIVES, Primitive
+from ..primitives._rules import as_operand
+
+Array = np.ndarray[Any, Any]
+
+LARGE = 1 << 15  # elements from which a kernel does what NumPy would do as well
+LITTLE = 1 << 14  # elements that a call does at once, under the interpreter's lock
+FUNCTIONS = (
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cos", "cosh", "digamma", "erf", "erfinv", "exp",
+    "expm1", "lgamma", "log", "log1p", "polygamma", "pow", "sigmoid", "sin", "sinh", "tan", "tanh",
+)  # fmt: skip
+EXACT = (
+    "abs", "add", "bitcast", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "cast", "ceil", "copysign",
+    "div", "eq", "floor", "floor_divide", "fmod", "ge", "gt", "isfinite", "le", "logical_not", "lt", "maximum",
+    "minimum", "mul", "ne", "neg", "nextafter", "relu", "remainder", "round", "rsqrt", "shift_left", "shift_right",
+    "sign", "sqrt", "sub", "trunc", "where",
+)  # fmt: skip
+_DIFFER = {  # dtypes for which NumPy treats zeros otherwise
+    "maximum": frozenset((float16,)),
+    "minimum": frozenset((float16,)),
+    "nextafter": frozenset((float16,)),
+    "relu": FLOATS,
+    "sign": frozenset((bfloat16,)),
+}
+
+
+def run_natively() -> None:
+    """Let eager code use native element-wise operations; only the first of them loads LLVM."""
+    for name in (*FUNCTIONS, *EXACT):
+        p = PRIMITIVES[name]
+        p.run = Maps(p).run
+
+
+class Maps:
+    """How eager code evaluates one element-wise primitive."""
+
+    def __init__(self, p: Primitive):
+        self.p = p
+        self._reference = runner(p)
+        self._always = FLOATS if p.name in FUNCTIONS else _DIFFER.get(p.name, frozenset())
+        self._maps: dict[Any, Any] = {}  # dtypes and params -> a Map and whether it is always used; None: NumPy
+        self._entries: dict[Any, Callable[..., Array]] = {}  # dtype -> of the one operand
+        self.run = self._runner()
+
+    def _runner(self) -> Callable[..., Any]:
+        name = self.p.name
+        if name == "pow":
+            return self._power
+        if name == "cast":
+            return self._cast
+        if name in ("atan2", "polygamma") or (name in _DIFFER and name != "relu"):
+            return self.evaluate
+        if name in FUNCTIONS or name == "relu":
+            return self._function()
+        arity = {"where": 3}.get(name) or (2 if name in _BINARY else 1)
+        return (self._unary, self._binary, self._ternary)[arity - 1]()
+
+    # Each of these is what every call of a primitive begins with.
+
+    def _function(self) -> Callable[..., Any]:
+        entries, evaluate = self._entries, self.evaluate
+
+        def run(x: Any) -> Any:
+            if x.__class__ is _ndarray:
+                dtype = x.dtype
+                entry = entries.get(dtype)
+                if entry is not None and x.size <= LITTLE and x.flags.c_contiguous:
+                    return entry(x, _empty(x.shape, dtype))
+            return evaluate(x)
+
+        return run
+
+    def _unary(self) -> Callable[..., Any]:
+        reference, evaluate = self._reference, self.evaluate
+
+        def run(x: Any, **params: Any) -> Any:
+            if x.__class__ is _ndarray and x.size >= LARGE:
+                return evaluate(x, **params)
+            return reference(x, **params) if params else reference(x)
+
+        return run
+
+    def _binary(self) -> Callable[..., Any]:
+        reference, evaluate = self._reference, self.evaluate
+
+        def run(x: Any, y: Any) -> Any:
+            if (x.__class__ is _ndarray and x.size >= LARGE) or (y.__class__ is _ndarray and y.size >= LARGE):
+                return evaluate(x, y)
+            return reference(x, y)
+
+        return run
+
+    def _ternary(self) -> Callable[..., Any]:
+        reference, evaluate = self._reference, self.evaluate
+
+        def run(c: Any, x: Any, y: Any) -> Any:
+            for v in (c, x, y):
+                if v.__class__ is _ndarray and v.size >= LARGE:
+                    return evaluate(c, x, y)
+            return reference(c, x, y)
+
+        return run
+
+    def _cast(self, x: Any, *, dtype: Any) -> Any:
+        """NumPy rounds float64 to float16 at once, a kernel by way of float32."""
+        if x.__class__ is _ndarray and (x.size >= LARGE or (dtype is float16 and x.dtype == _DOUBLE)):
+            return self.evaluate(x, dtype=dtype)
+        return self._reference(x, dtype=dtype)
+
+    def _power(self, x: Any, y: Any) -> Any:
+        """As passes/powers.py has it: some exponents that are known are products."""
+        if x.__class__ is _ndarray and y.__class__ in (int, float) and y in (-1, 1, 2, 3, 4):
+            dtype = FROM_NUMPY.get(x.dtype)
+            if dtype in FLOATS and y <= (2 if dtype in HALVES else 4):
+                if y < 0:
+                    return _run("div", 1.0, x)
+                if y == 1:
+                    return x.copy()
+                square = _run("mul", x, x)
+                return square if y == 2 else _run("mul", square, x if y == 3 else square)
+        return self.evaluate(x, y)
+
+    # --- all cases --------------------------------------------------------------------------
+
+    def evaluate(self, *values: Any, **params: Any) -> Any:
+        """Results for arrays and Python numbers, as `Primitive.run`, on a kernel where that is right."""
+        known: list[Any] = [*params.values()]
+        dtype: Any = None
+        largest = 0
+        for v in values:
+            if v.__class__ is _ndarray:
+                dtype = v.dtype
+                known.append(dtype)
+                largest = max(largest, v.size)
+            else:
+                known.append(v.__class__)
+        key = tuple(known)
+        try:
+            found = self._maps[key]
+        except KeyError:
+            found = self._find(key, values, params)
+        except TypeError:  # a param that can't be hashed
+            found = None
+        if found is None or (largest < LARGE and not found[1]):
+            return self._reference(*values, **params)
+        return found[0]([v if v.__class__ is _ndarray else as_operand(v, dtype) for v in values])
+
+    def _find(self, key: Any, values: tuple[Any, ...], params: dict[str, Any]) -> Any:
+        """A Map for such values, and whether it is always used; None if there is none."""
+        last: Any = next((v.dtype for v in reversed(values) if v.__class__ is _ndarray), None)
+        numbers = (int, float, bool)
+        if not all(v.__class__ is _ndarray or v.__class__ in numbers for v in values):
+            return None
+        dtypes = [FROM_NUMPY.get(v.dtype if v.__class__ is _ndarray else last) for v in values]
+        if None in dtypes:
+            return None
+        with _lock[0]:
+            if key not in self._maps:
+                self._maps[key] = self._make(dtypes, params)  # type: ignore[arg-type]
+            return self._maps[key]
+
+    def _make(self, dtypes: list[DType], params: dict[str, Any]) -> Any:
+        made = importlib.import_module("..backends.cpu.maps", __package__)
+        if not made.Map.exists(self.p, dtypes, params):
+            return None
+        native = made.Map(self.p, dtypes, params)
+        always = dtypes[-1] in self._always or (dtypes == [float64] and params.get("dtype") is float16)
+        if always and len(dtypes) == 1 and not params and made.HAS_ENTRIES:
+            self._entries[dtypes[0].numpy] = native.entry("1")
+        return native, always
+
+
+def _run(name: str, *values: Any) -> Any:
+    run = PRIMITIVES[name].run
+    assert run is not None
+    return run(*values)
+
+
+_BINARY = frozenset((
+    "add", "bitwise_and", "bitwise_or", "bitwise_xor", "copysign", "div", "eq", "floor_divide", "fmod", "ge", "gt",
+    "le", "lt", "mul", "ne", "remainder", "shift_left", "shift_right", "sub",
+))  # fmt: skip
+_ndarray, _empty, _DOUBLE = np.ndarray, np.empty, np.dtype(np.float64)
+_lock = [threading.Lock()]
+
+
+def _after_fork() -> None:
+    _lock[0] = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
