@@ -1,4 +1,8 @@
-"""fold: compute what depends on constants only, now."""
+"""fold: compute what depends on constants only, now.
+
+The references compute it. Where numbers are rounded they have to give the bits of the kernels, or a value
+would depend on what is known of it: sums, products and transcendental functions of them are not folded.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,15 @@ from ...ir.primitive import PRIMITIVES
 from ...ir.rewrite import Rewriter
 
 _MOST_ELEMENTS = 1 << 12  # larger results cost more to keep than to compute
+
+# On floating numbers: what only moves or chooses them, and what IEEE 754 says how to round.
+_EXACT = frozenset((
+    "abs", "add", "amax", "amin", "argmax", "argmin", "as_strided", "bitcast", "cast", "ceil", "complex", "concat",
+    "conj", "copy", "copysign", "diagonal", "div", "eq", "expand", "flip", "floor", "gather", "ge", "gt", "imag",
+    "index", "iota", "isfinite", "le", "logical_not", "lt", "maximum", "minimum", "mul", "ne", "neg", "nextafter",
+    "pad", "permute", "real", "relu", "reshape", "round", "scatter", "sign", "slice", "sqrt", "stop_gradient",
+    "sub", "trunc", "update_as_strided", "update_diagonal", "update_slice", "where",
+))  # fmt: skip
 
 
 def fold(graph: Graph) -> Graph:
@@ -30,9 +43,15 @@ def fold(graph: Graph) -> Graph:
             return True
         if node.prim.multiple or out.type.size > _MOST_ELEMENTS or any(v not in known for v in node.inputs):
             return False
+        if node.prim.name not in _EXACT and any(_is_rounded(v) for v in (out, *node.inputs)):
+            return False
         array = np.array(evaluate(node.prim, [known[v] for v in node.inputs], node.params))
         known[out] = array
         rewriter.values[out] = rewriter.graph.constant(array, out.dtype)
         return True
 
     return rewriter.run(visit)
+
+
+def _is_rounded(value: Value) -> bool:
+    return value.dtype.is_floating_point or value.dtype.is_complex
