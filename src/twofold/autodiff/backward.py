@@ -15,6 +15,7 @@ from ..ir.primitive import PRIMITIVES
 from . import tape
 from .bind import current_node
 from .handle import Tensor, mode, wrap
+from .patches import Patch, plus, whole
 from .tape import Node
 
 
@@ -50,13 +51,13 @@ def run_backward(
             if inputs is not None and id(target) not in wanted_leaves:
                 return
             previous = leaves.get(id(target))
-            leaves[id(target)] = (target, g if previous is None else previous[1] + g)
+            leaves[id(target)] = (target, g if previous is None else plus(previous[1], g))
             return
         slots = pending.get(target)
         if slots is None:
             slots = pending[target] = [None] * len(target.types)
             heapq.heappush(heap, (-target.number, target))
-        slots[index] = g if slots[index] is None else slots[index] + g
+        slots[index] = g if slots[index] is None else plus(slots[index], g)
 
     previous_mode = mode.grad
     mode.grad = create_graph
@@ -69,7 +70,7 @@ def run_backward(
             send((t, 0) if node is None else (node, t._index), _root_grad(t, g))
         while heap:
             _, node = heapq.heappop(heap)
-            grads = pending.pop(node)
+            grads = [g if g.__class__ is not Patch else g.whole() for g in pending.pop(node)]
             if node.hooks is not None:
                 for index, hooks in node.hooks.items():
                     if grads[index] is not None:
@@ -97,6 +98,7 @@ def run_backward(
                 node.release()
         used = {id(g._value) for g in root_grads if g is not None}
         for t, g in leaves.values():
+            g = whole(g)
             if t._hooks:
                 g = _run_hooks(t._hooks, g)
             if inputs is None or accumulate:

@@ -13,6 +13,7 @@ from ..ir.errors import AutogradError, Location, user_location
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import TensorType
 from .handle import Tensor, mode, wrap
+from .patches import Patch
 
 _numbers = itertools.count(1)
 
@@ -183,9 +184,12 @@ class ViewNode(Node):
         for p, params in steps[:-1]:
             kinds.append(p.type_rule(kinds[-1], **params))
         kinds.append(_type(self.types[0]))
-        for p, params in reversed(steps):
+        for p, params in reversed(steps[1:]):
             g = p.rules[0].fn(g, kinds.pop(), kinds[-1], **params)
-        return [g]
+        p, params = steps[0]
+        if p.name == "slice" and params["step"].count(1) == g.ndim and 0 not in g.shape:
+            return [Patch(g, params["start"], kinds[0])]
+        return [p.rules[0].fn(g, kinds[1], kinds[0], **params)]
 
 
 def _at(x: Any, number: int) -> Any:
