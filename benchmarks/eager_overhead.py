@@ -45,6 +45,35 @@ def operations(lib: Any) -> dict[str, Row]:
         "linear + relu": ((small, *linear.parameters()), lambda: relu(linear(small))),
         "Sequential(Linear, ReLU)": ((small, *sequence.parameters()), lambda: sequence(small)),
         "(x * 2 + x).sum()": ((one,), lambda: (one * 2.0 + one).sum()),
+        **layers(lib),
+    }
+
+
+def layers(lib: Any) -> dict[str, Row]:
+    """What layers compute, on little: composites of several operations."""
+    f = lib.nn.functional
+    small, scale, shift = lib.ones(8, 8), lib.ones(8), lib.ones(8)
+    image, kernel, some = lib.ones(1, 4, 8, 8), lib.ones(4, 4, 3, 3), lib.ones(4)
+    mean, variance, other = lib.zeros(4), lib.ones(4), lib.zeros(8, 8)
+    q, k, v = lib.ones(1, 2, 8, 8), lib.ones(1, 2, 8, 8), lib.ones(1, 2, 8, 8)
+    classes, affine = lib.tensor([1, 2, 3, 0, 5, 7, 6, 4]), (image, some, shift[:4].clone())
+    return {
+        "softmax": ((small,), lambda: f.softmax(small, 1)),
+        "log_softmax": ((small,), lambda: f.log_softmax(small, 1)),
+        "layer_norm": ((small, scale, shift), lambda: f.layer_norm(small, (8,), scale, shift)),
+        "rms_norm": ((small, scale), lambda: f.rms_norm(small, (8,), scale)),
+        "group_norm": (affine, lambda: f.group_norm(image, 2, *affine[1:])),
+        "batch_norm, training": (affine, lambda: f.batch_norm(image, mean, variance, *affine[1:], training=True)),
+        "batch_norm": (affine, lambda: f.batch_norm(image, mean, variance, *affine[1:])),
+        "gelu": ((small,), lambda: f.gelu(small)),
+        "silu": ((small,), lambda: f.silu(small)),
+        "dropout": ((small,), lambda: f.dropout(small, 0.1)),
+        "cross_entropy": ((small,), lambda: f.cross_entropy(small, classes)),
+        "nll_loss": ((small,), lambda: f.nll_loss(small, classes)),
+        "mse_loss": ((small,), lambda: f.mse_loss(small, other)),
+        "attention": ((q, k, v), lambda: f.scaled_dot_product_attention(q, k, v)),
+        "conv2d": ((image, kernel, some), lambda: f.conv2d(image, kernel, some, padding=1)),
+        "max_pool2d": ((image,), lambda: f.max_pool2d(image, 2)),
     }
 
 

@@ -32,11 +32,13 @@ class Partition:
         forward: as the whole graph without gradients, with saved values as further outputs.
         backward: inputs are the values of `sources`, then the gradients of the results.
         sources: where each saved value is found: ("input", number) or ("output", number), of `forward`.
+        saved: these values in the whole graph.
     """
 
     forward: Graph
     backward: Graph
     sources: list[tuple[str, int]]
+    saved: list[Value]
 
 
 def partition(
@@ -71,7 +73,7 @@ def partition(
     forward = extract(graph, inputs, outputs)
     backward = extract(graph, [*saved, *seeds], graph.outputs[num_outputs:], behind | again)
     backward.name += "_backward"
-    return Partition(forward, backward, sources)
+    return Partition(forward, backward, sources, saved)
 
 
 def extract(

@@ -64,6 +64,7 @@ class Tracer:
     """
 
     asks = False  # whether it has answers where the code asks for values
+    repeats = True  # whether a program can do all that the code does, see `composite.unrepeatable`
 
     def __init__(self, name: str = "graph", entries: bool = False):
         self.graph = Graph(name)

@@ -114,6 +114,11 @@ KEEP_MEMORY = Setting(
     lambda text: text != "0",
     "0: the C library gives freed memory back as it likes, which makes eager steps slower",
 )
+EAGER_COMPOSITES = Setting(
+    "TWOFOLD_EAGER_COMPOSITES",
+    _on,
+    "1: eager code runs softmax, norms, losses and the like as programs of their own, not operation by operation",
+)
 THREADS = Setting("TWOFOLD_THREADS", _threads, "threads of compiled programs; otherwise as many as processors")
 WINOGRAD = Setting(
     "TWOFOLD_WINOGRAD",

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff.bind import bind, no_record, runner_of, write
-from ..autodiff.composite import concrete
+from ..autodiff.composite import Drawing, concrete
 from ..autodiff.handle import Tensor, mode, storage_of, wrap
 from ..ir.dtypes import (
     HALVES,
@@ -128,6 +128,14 @@ class Source(threading.local):
 
 
 source = Source()
+
+
+def _drawn_from() -> Tensor:
+    """The state that a draw without a generator reads and advances in this thread."""
+    return (default_generator if source.generator is None else source.generator()).state
+
+
+Drawing.state, Drawing.lock = staticmethod(_drawn_from), _lock
 
 
 def draw_bits(shape: Sequence[int], generator: Generator | None = None) -> Tensor:

@@ -217,7 +217,7 @@ def _along(fn: Callable[[Tensor, int], Tensor], input: Any, dim: int, dtype: Any
 
 
 @function(dims=True)
-@composite
+@composite(fused=True)
 def softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """Exponentials of `input`, scaled to sum to one along `dim`.
 
@@ -234,7 +234,7 @@ def softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
 
 
 @function(dims=True)
-@composite
+@composite(fused=True)
 def log_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """`log(softmax(input))`, without the loss of small probabilities.
 

@@ -144,8 +144,8 @@ class Launch:
 
     def __init__(self, program: Program):
         self.program = program
-        self.outputs = [(shape, dtype) for k, (shape, dtype, _) in enumerate(program._results)
-                        if k not in program.updates]  # fmt: skip
+        results = [result for k, result in enumerate(program._results) if k not in program.updates]
+        self.outputs = [(shape, dtype) for shape, dtype, _ in results]
         written = set(program.updates.values())
         part = program._parts[0]
         base = program._table.ctypes.data
@@ -154,9 +154,7 @@ class Launch:
         for i, (_, places) in enumerate(program._inputs):
             flags = _CONTIGUOUS | _ALIGNED | (_WRITEABLE if i in written else 0)
             arrays.append((flags, places))
-        for k, (_, _, own) in enumerate(program._results):
-            if k not in program.updates:
-                arrays.append((_CONTIGUOUS, own[1]))
+        arrays += [(_CONTIGUOUS, own[1]) for _, _, own in results if own is not None]  # none is late
         words.append(len(arrays))
         for flags, places in arrays:
             words += [flags, len(places), *[base + 8 * place for place in places]]

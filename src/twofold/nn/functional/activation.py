@@ -226,7 +226,7 @@ def celu_(input: Tensor, alpha: float = 1.0) -> Tensor:
     return celu(input, alpha, inplace=True)
 
 
-@composite
+@composite(fused=True, gathers=True)
 @in_float32
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """x times the normal distribution's probability of less than x; "tanh" approximates it.
@@ -246,7 +246,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     raise TwofoldError(f"approximate={approximate!r} is unknown", op="gelu", hint="use 'none' or 'tanh'")
 
 
-@composite
+@composite(fused=True, gathers=True)
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """x * sigmoid(x), also called swish.
 
@@ -257,7 +257,7 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
     return _result(input, input * E.sigmoid(input), inplace)
 
 
-@composite
+@composite(fused=True, gathers=True)
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """x * tanh(softplus(x)).
 

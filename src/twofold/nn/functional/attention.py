@@ -16,7 +16,7 @@ from ._common import cast, in_float32
 from .dropout import dropout
 
 
-@composite
+@composite(fused=True)
 @in_float32
 def scaled_dot_product_attention(
     query: Tensor,

@@ -87,6 +87,8 @@ def _picked(
     dim = _class_dim(logp, "nll_loss")
     keep = E.ne(target, ignore_index) if some_ignored else None
     safe = cast(target if keep is None else E.where(keep, target, 0), int64)
+    if mode.tracer is not None:  # then nobody has looked at them: negative ones do not count from the end
+        safe = E.where(E.lt(safe, 0), logp.shape[dim], safe)
     shape = (*logp.shape[:dim], 1, *logp.shape[dim + 1 :])
     loss = -M.reshape(I.gather(logp, M.reshape(safe, shape=shape), dim=dim), shape=target.shape)
     weights = None if weight is None else I.index(cast(weight, logp.dtype), safe, dims=(0,))
@@ -113,7 +115,7 @@ def _reduction_of(reduction: str, size_average: Any, reduce: Any) -> str:
     return "sum" if size_average is False else "mean"
 
 
-@composite
+@composite(fused=True, gathers=True)
 @in_float32
 def nll_loss(
     input: Tensor,
@@ -160,7 +162,7 @@ def _check_class_targets(input: Tensor, target: Any, weight: Tensor | None, igno
     return _check_classes(target, classes, ignore_index, op)
 
 
-@composite
+@composite(fused=True, gathers=True)
 @in_float32
 def cross_entropy(
     input: Tensor,
@@ -308,7 +310,7 @@ def _bce(p: Tensor, target: Tensor) -> Tensor:
     return E.where(inside, exact, cut + (p - fixed) * slope)
 
 
-@composite
+@composite(fused=True, gathers=True)
 @in_float32
 def binary_cross_entropy_with_logits(
     input: Tensor,

@@ -37,7 +37,7 @@ def _dropped(input: Tensor, shape: Sequence[int], p: float) -> Tensor:
     return E.where(_kept(shape, p), input * (1.0 / (1.0 - p)), 0.0)
 
 
-@composite
+@composite(fused=True)
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero each element with probability `p` and scale the others by 1 / (1 - p), while training.
 

@@ -27,7 +27,7 @@ def _standardized(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Ten
     return centred, mean, var
 
 
-@composite
+@composite(fused=True, gathers=True)
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -106,7 +106,7 @@ def _batch_statistics(
     return y if bias is None else E.add(y, channels(cast(bias, x.dtype), x.ndim))
 
 
-@composite
+@composite(fused=True, gathers=True)
 def instance_norm(
     input: Tensor,
     running_mean: Tensor | None = None,
@@ -169,7 +169,7 @@ def _last_dims(input: Tensor, normalized_shape: Any, op: str) -> tuple[int, ...]
     return tuple(range(input.ndim - k, input.ndim))
 
 
-@composite
+@composite(fused=True, gathers=True)
 @in_float32
 def layer_norm(
     input: Tensor,
@@ -197,7 +197,7 @@ def layer_norm(
     return y if bias is None else y + bias
 
 
-@composite
+@composite(fused=True, gathers=True)
 @in_float32
 def rms_norm(
     input: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
@@ -219,7 +219,7 @@ def rms_norm(
     return y if weight is None else y * weight
 
 
-@composite
+@composite(fused=True, gathers=True)
 @in_float32
 def group_norm(
     input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from ...autodiff.composite import composite
+from ...autodiff.composite import composite, unrepeatable
 from ...autodiff.handle import Tensor
 from ...ir.errors import ShapeError, TwofoldError, TwofoldWarning
 from ...primitives import elementwise as E
@@ -20,6 +20,7 @@ from .distance import pairwise_distance
 def _pair(input: Tensor, target: Tensor, op: str) -> tuple[Tensor, Tensor]:
     """Both in their common dtype; warns when broadcasting makes pairs that were likely not meant."""
     if input.shape != target.shape:
+        unrepeatable()
         warnings.warn(
             f"[{op}] the target has shape {target.shape}, the input {input.shape}: broadcasting compares every "
             "element of one with several of the other. Give both the same shape.",
@@ -31,7 +32,7 @@ def _pair(input: Tensor, target: Tensor, op: str) -> tuple[Tensor, Tensor]:
     return input + target * 0, target + input * 0
 
 
-@composite
+@composite(fused=True, gathers=True)
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -53,7 +54,7 @@ def mse_loss(
     )
 
 
-@composite
+@composite(fused=True, gathers=True)
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -85,7 +86,7 @@ def _differences(
     return reduced(loss, reduction, op)
 
 
-@composite
+@composite(fused=True, gathers=True)
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -113,7 +114,7 @@ def smooth_l1_loss(
     return _differences(each, input, target, None, reduction, "smooth_l1_loss")
 
 
-@composite
+@composite(fused=True, gathers=True)
 def huber_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None
 ) -> Tensor:

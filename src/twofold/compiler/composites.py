@@ -1,0 +1,180 @@
+"""Fused composites in eager code: softmax, norms, losses, attention as programs, forward and backward.
+
+Note [Programs of composites]
+What a call takes for granted is in its key: types of the tensors and whether they require a gradient, all
+other arguments, and what modes there are. A key that comes often is traced and compiled, see `_due`; until
+then, and wherever anything unusual is going on, the composite runs operation by operation. Both give the same
+bits (docs/design/0003), so it does not matter which calls those were. Errors are always raised by the
+operations: a program that finds one has changed nothing.
+
+Note [Two sizes of programs]
+Programs whose kernels are one chunk each are launched by one native call, under the lock of the interpreter (see
+backends/cpu/launch.py). Others run as compiled functions do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from ..autodiff import tape
+from ..autodiff.composite import Composite, install_programs
+from ..autodiff.handle import Tensor, mode
+from ..backends.cpu import recording
+from ..ir import config
+from ..ir.dtypes import DType, get_default_dtype
+
+_SIGHTINGS = 12  # before a key is compiled, where there are few programs; see `_due`
+_PROGRAMS = 2048
+_NUMBERS = frozenset((bool, str, type(None), DType))
+
+
+def install() -> None:
+    """Let fused composites run as programs; only what the first of them needs loads LLVM."""
+    install_programs(lambda known: Fused(known).run)
+
+
+class Fused:
+    """How eager code runs one composite."""
+
+    def __init__(self, known: Composite):
+        self.known = known
+        self.plainly = known.plainly
+        self.programs: dict[Any, Callable[..., Any]] = {}
+        self.sightings: dict[Any, int] = {}
+        self.run = self._runner()
+
+    def _runner(self) -> Callable[[Any, Any], Any]:
+        """What eager code calls with the arguments."""
+        plainly, programs, enabled = self.plainly, self.programs, config.EAGER_COMPOSITES
+
+        def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if tape.keep_locations or recording.listener is not None or not enabled.value or _now.meeting:
+                return plainly(args, kwargs)
+            grad = mode.grad
+            key: list[Any] = [grad, get_default_dtype()]
+            tensors: list[Tensor] = []
+            values: list[Any] = []
+            for x in (*args, *kwargs, *kwargs.values()) if kwargs else args:
+                if isinstance(x, Tensor):
+                    value = x._value
+                    tensors.append(x)
+                    values.append(value)
+                    key.append(value.shape)
+                    key.append(value.dtype)
+                    if grad:
+                        key.append(x._requires_grad if x._base is None else x.requires_grad)
+                    continue
+                kind = x.__class__
+                if kind not in _NUMBERS:
+                    x = _literal(x)
+                    if x is None:
+                        return plainly(args, kwargs)
+                key.append(kind)
+                key.append(x)
+            if len(tensors) > 1 and len(set(map(id, tensors))) < len(tensors):
+                return plainly(args, kwargs)
+            program = programs.get(tuple(key))
+            if program is None:
+                return self._meet(tuple(key), args, kwargs, tensors)
+            try:
+                return program(values, tensors)
+            except Unfit:
+                return plainly(args, kwargs)
+
+        return run
+
+    def _meet(self, key: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+        """Run operation by operation, and compile the key for the next calls if it comes often."""
+        seen = self.sightings.get(key, 0) + 1
+        if len(self.sightings) > 2 * _PROGRAMS:
+            self.sightings.clear()
+        self.sightings[key] = seen
+        if seen == _due(len(self.programs)):
+            _KEPT.compile(self, key, args, kwargs, tensors)
+        _now.meeting = True  # what it is made of needs no programs
+        try:
+            return self.plainly(args, kwargs)
+        finally:
+            _now.meeting = False
+
+
+class Unfit(Exception):
+    """A program could not take the arrays of a call, or found an error in them; nothing has changed."""
+
+
+class _Now(threading.local):
+    meeting: bool = False
+
+
+_now = _Now()
+
+
+def _due(programs: int) -> int:
+    """How often a key must come to be compiled: where there are many, fewer of them will stay."""
+    return _SIGHTINGS * (1 + programs // 8)
+
+
+def _literal(x: Any) -> Any:
+    """What stands for a value of Python's in a key, or None if it can't: 1, 1.0 and True are not the same."""
+    kind = x.__class__
+    if kind is int:
+        return x
+    if kind is float:
+        return x if x and x == x else repr(x)
+    if kind is tuple or kind is list:
+        parts = [y if y.__class__ is int else (y.__class__, _literal(y)) for y in x]
+        return None if any(p.__class__ is tuple and p[1] is None for p in parts) else (kind, *parts)
+    return (kind, x) if kind in _NUMBERS else None
+
+
+class _Kept:
+    """All programs of composites, as far as they fit into a part of the machine's memory."""
+
+    def __init__(self) -> None:
+        self.limit = _memory() // 8
+        self.bytes = 0
+        self.order: OrderedDict[Any, int] = OrderedDict()
+        self.forked()
+
+    def forked(self) -> None:
+        """Have a new lock: in a child, a thread that is not there any more may hold the old one."""
+        self.lock = threading.Lock()
+
+    def compile(self, fused: Fused, key: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> None:
+        """Make the program of a key; while another thread makes one, nothing happens."""
+        if not self.lock.acquire(blocking=False):
+            fused.sightings[key] -= 1
+            return
+        try:
+            make = importlib.import_module(".composed", __package__).program_of
+            program, nbytes = make(fused.known, args, kwargs, tensors)
+            if program is None:
+                return
+            fused.programs[key] = program
+            self.order[fused, key] = nbytes
+            self.bytes += nbytes
+            while self.order and (self.bytes > self.limit or len(self.order) > _PROGRAMS):
+                (owner, oldest), size = self.order.popitem(last=False)
+                owner.programs.pop(oldest, None)
+                owner.sightings.pop(oldest, None)
+                self.bytes -= size
+        finally:
+            self.lock.release()
+
+
+def _memory() -> int:
+    """Bytes of the machine's memory, or a guess."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 8 << 30
+
+
+_KEPT = _Kept()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_KEPT.forked)
