@@ -12,7 +12,7 @@ from typing import Any
 
 from ....ir.dtypes import DType
 from .. import registers
-from ..emit import Function, Module, Val, vector
+from ..emit import Function, Module, Val, element, vector
 
 _SHORT = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16"}
 
@@ -149,20 +149,44 @@ def _transposer(module: Module, dtype: DType, lanes: int, step: int) -> str:
 
 
 def transposed(f: Function, rows: Sequence[Val]) -> list[Val]:
-    """A square in registers, transposed: pairs of rows exchange halves of ever larger groups of lanes."""
+    """A square in registers, transposed by shuffles that are one instruction each.
+
+    First squares within the blocks of 16 bytes that vectors consist of, then the square of such blocks.
+    """
     lanes = len(rows)
-    out = list(rows)
-    distance = 1
-    while distance < lanes:
-        mixed = []
-        for i in range(lanes):
-            a, b = (out[i], out[i ^ distance]) if not i & distance else (out[i ^ distance], out[i])
-            if i & distance:
-                picks = [lanes + lane if lane & distance else lane ^ distance for lane in range(lanes)]
-            else:
-                picks = [lanes + (lane ^ distance) if lane & distance else lane for lane in range(lanes)]
-            mask = ", ".join(f"i32 {p}" for p in picks)
-            mixed.append(f.value(f"shufflevector {a}, {b}, <{lanes} x i32> <{mask}>", a.ty))
-        out = mixed
-        distance *= 2
-    return out
+    per = min(lanes, 2 if element(rows[0].ty)[0] == "double" else 4)
+
+    def mixed(a: Val, b: Val, unit: int, picks: Sequence[int]) -> Val:
+        """Units of elements, by their numbers; those of `b` follow those of `a`."""
+        mask = ", ".join(f"i32 {unit * pick + i}" for pick in picks for i in range(unit))
+        return f.value(f"shufflevector {a}, {b}, <{lanes} x i32> <{mask}>", a.ty)
+
+    def halves(a: Val, b: Val, unit: int) -> list[Val]:
+        """In every block the units of both operands' first halves in turns, and of their second halves."""
+        inside, units = per // unit // 2, lanes // unit
+        out = []
+        for half in (0, 1):
+            places = [start + half * inside + i for start in range(0, units, per // unit) for i in range(inside)]
+            out.append(mixed(a, b, unit, [place + other for place in places for other in (0, units)]))
+        return out
+
+    columns: list[list[Val]] = [[] for _ in range(per)]  # in each, equal places of all blocks
+    for start in range(0, lanes, per):
+        group = list(rows[start : start + per])
+        if per == 4:
+            (a, b), (c, d) = halves(*group[:2], 1), halves(*group[2:], 1)
+            group = [*halves(a, c, 2), *halves(b, d, 2)]
+        elif per == 2:
+            group = halves(*group, 1)
+        for column, v in zip(columns, group, strict=True):
+            column.append(v)
+
+    def blocks(vs: list[Val]) -> list[Val]:
+        if len(vs) == 1:
+            return vs
+        count, pairs = lanes // per, list(zip(vs[::2], vs[1::2], strict=True))
+        even, odd = (blocks([mixed(a, b, per, range(first, 2 * count, 2)) for a, b in pairs]) for first in (0, 1))
+        return [v for pair in zip(even, odd, strict=True) for v in pair]
+
+    done = [blocks(column) for column in columns]
+    return [done[j][q] for q in range(lanes // per) for j in range(per)]
