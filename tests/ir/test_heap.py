@@ -36,3 +36,25 @@ def faults(keep: str) -> int:
 def test_arrays_of_later_steps_need_no_new_pages():
     assert faults("1") < 1000  # of the 60,000 pages that the ten steps touch
     assert faults("0") > 10 * faults("1")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap of glibc")
+def test_what_is_free_can_be_given_back():
+    code = """
+import numpy as np
+import twofold as tw
+from twofold.ir import heap
+
+def resident():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * 4096
+
+before = resident()
+kept = [np.ones(1 << 20, np.uint8) for _ in range(64)]
+del kept[:63]  # the last one stands at the end of the heap
+assert resident() - before > 60 << 20
+assert heap.give_back()
+print(resident() - before)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(out.stdout) < 16 << 20

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import config, forks
+from ...ir import config, forks, heap
 from ...ir.errors import TwofoldError
 from ...ir.evaluate import evaluate, located
 from ...ir.graph import Graph, Node, Value
@@ -30,6 +30,7 @@ from .step import Step
 from .target import Target, host
 
 _ALIGN = 64
+_LARGE = 32 << 20  # bytes of temporaries that come from the system, not from the heap
 MAX_THREADS = 64
 
 
@@ -166,6 +167,8 @@ class Program:
 
     def _allocate(self) -> None:
         """Lay out the memory, and for every kernel the table of its buffers' addresses."""
+        if self.arena_bytes >= _LARGE:
+            heap.give_back()  # what building and compiling have left
         self._arena = _aligned(self.arena_bytes)
         self._kept = _aligned(self.kept_bytes)
         self._scratch = _aligned(self._scratch_row * MAX_THREADS)
