@@ -174,10 +174,10 @@ def transposed(f: Function, rows: Sequence[Val]) -> list[Val]:
     for start in range(0, lanes, per):
         group = list(rows[start : start + per])
         if per == 4:
-            (a, b), (c, d) = halves(*group[:2], 1), halves(*group[2:], 1)
+            (a, b), (c, d) = halves(group[0], group[1], 1), halves(group[2], group[3], 1)
             group = [*halves(a, c, 2), *halves(b, d, 2)]
         elif per == 2:
-            group = halves(*group, 1)
+            group = halves(group[0], group[1], 1)
         for column, v in zip(columns, group, strict=True):
             column.append(v)
 
