@@ -351,11 +351,10 @@ class ContractKernel:
 
         acc = f.loop(0, self.k, step, [zero] * (rows * vectors))
         if len(self.group.nodes) <= _LIGHT:
+            places, known = self._places(f, bases, index, row, column), dict[Any, Val]()
             for r in range(rows):
                 for v in range(vectors):
-                    self._finish(
-                        f, bases, index, f.add(row, r), f.add(column, v * lanes), counts[v], acc[r * vectors + v]
-                    )
+                    self._finish(f, places, known, r, v * lanes, counts[v], acc[r * vectors + v])
             return
         # a long epilogue is a loop over the tile, so that its code stands once per vector
         held = 8 if size == 8 else 4
@@ -364,27 +363,52 @@ class ContractKernel:
             f.store(part, f.at(tile, i * lanes * held), held)
 
         def one_row(r: Any) -> None:
+            places, known = self._places(f, bases, index, f.add(row, r), column), dict[Any, Val]()
             for v in range(vectors):
                 place = f.at(tile, f.mul(f.add(f.mul(r, vectors), v), lanes * held))
-                self._finish(
-                    f, bases, index, f.add(row, r), f.add(column, v * lanes), counts[v], f.load(ty, place, held)
-                )
+                self._finish(f, places, known, 0, v * lanes, counts[v], f.load(ty, place, held))
 
         f.loop(0, rows, one_row)
 
+    def _places(self, f: Function, bases: Any, index: list[Any], row: Any, column: Any) -> dict[Value, Val]:
+        """The address of one element of the result in every view."""
+        out: dict[Value, Val] = {}
+        for value, view in (*self.sources.items(), *self.outputs.items()):
+            offset = f.add(self._batch_offset(f, view, index), f.mul(row, view.strides[-2]))
+            offset = f.add(offset, f.mul(column, view.strides[-1]))
+            out[value] = f.at(bases[view.buffer], f.mul(offset, view.dtype.itemsize))
+        return out
+
     def _finish(
-        self, f: Function, bases: Any, index: list[Any], row: Any, column: Any, count: int, product: Val
+        self,
+        f: Function,
+        places: dict[Value, Val],
+        known: dict[Any, Val],
+        row: int,
+        column: int,
+        count: int,
+        product: Val,
     ) -> None:
-        """The element-wise nodes on one vector of the result."""
-        lanes = self.lanes
+        """The element-wise nodes on one vector of the result, so many rows and columns away from `places`.
+
+        What is the same along a row, or everywhere, is read once and stands in `known`.
+        """
+        lanes, part = self.lanes, None if count == self.lanes else count
         if self.dtype.name in ("float16", "bfloat16"):
             product = f.convert("fpext", f.convert("fptrunc", product, registers.STORED[self.dtype.name]), "float")
         memo: dict[Value, Val] = {self.product: product}
 
-        def place(view: View) -> Val:
-            offset = f.add(self._batch_offset(f, view, index), f.mul(row, view.strides[-2]))
-            offset = f.add(offset, f.mul(column, view.strides[-1]))
-            return f.at(bases[view.buffer], f.mul(offset, view.dtype.itemsize))
+        def place(value: Value, view: View) -> Val:
+            shift = row * view.strides[-2] + column * view.strides[-1]
+            return f.at(places[value], shift * view.dtype.itemsize)
+
+        def read(value: Value, view: View) -> Val:
+            if view.strides[-1] != 0:
+                return load(f, place(value, view), value.dtype, lanes, view.strides[-1], part)
+            key = value, row if view.strides[-2] else 0
+            if key not in known:
+                known[key] = load(f, place(value, view), value.dtype, lanes, 0)
+            return known[key]
 
         def evaluate(value: Value) -> Val:
             if value in self.scalars:
@@ -397,14 +421,11 @@ class ContractKernel:
                         f, node.prim.name, node.params, args, [v.dtype for v in node.inputs], value.dtype
                     )
                 else:
-                    view = self.sources[value]
-                    memo[value] = load(
-                        f, place(view), value.dtype, lanes, view.strides[-1], None if count == lanes else count
-                    )
+                    memo[value] = read(value, self.sources[value])
             return memo[value]
 
         for value, view in self.outputs.items():
-            store(f, evaluate(value), place(view), value.dtype, lanes, None if count == lanes else count)
+            store(f, evaluate(value), place(value, view), value.dtype, lanes, part)
 
 
 def _transpose_function(module: Module, lanes: int, size: int) -> str:
