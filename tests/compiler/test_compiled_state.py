@@ -271,3 +271,20 @@ def test_results_that_nobody_has_any_more_give_their_memory_to_the_next_call():
     third = f(x)[0]
     assert third._value is memory()
     assert (first == 2).all() and (third == 2).all()
+
+
+@pytest.mark.parametrize("make", [lambda x: x * 3, lambda x: x @ tw.ones(20, 20)], ids=["rows", "product"])
+def test_a_result_that_needs_what_state_was_before_in_the_kernel_that_writes_it(make):
+    def run(wrap):
+        state, x = tw.arange(400.0).reshape(20, 20).clone(), tw.ones(20, 20)
+
+        def f(x):
+            old = state.clone()
+            state.copy_(make(x))
+            return state * 2 + old
+
+        f = wrap(f)
+        return [y.numpy() for _ in range(2) for y in (f(x), state.clone())]
+
+    for got, want in zip(run(tw.compile), run(lambda f: f), strict=True):
+        np.testing.assert_array_equal(got, want)

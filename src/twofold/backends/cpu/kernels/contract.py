@@ -424,8 +424,9 @@ class ContractKernel:
                     memo[value] = read(value, self.sources[value])
             return memo[value]
 
-        for value, view in self.outputs.items():
-            store(f, evaluate(value), place(value, view), value.dtype, lanes, part)
+        results = [evaluate(value) for value in self.outputs]  # first: they may lie over what they are made of
+        for (value, view), v in zip(self.outputs.items(), results, strict=True):
+            store(f, v, place(value, view), value.dtype, lanes, part)
 
 
 def _transpose_function(module: Module, lanes: int, size: int) -> str:

@@ -509,12 +509,14 @@ class _Row:
         f, k, lanes = self.f, self.k, self.k.lanes
         memo: dict[Value, Val] = {}
         out = list(sums)
-        for value in stored:
-            v = self._vector(value, p, index, count, memo)
+        results = [self._vector(value, p, index, count, memo) for value in stored]
+        terms = [self._vector(node.inputs[0], p, index, count, memo) for node in reduced]
+        for value, v in zip(
+            stored, results, strict=True
+        ):  # when all is read: a result may lie over what it is made of
             store(f, v, self._element(value, index), value.dtype, lanes, count)
-        for number, node in enumerate(reduced):
+        for number, (node, v) in enumerate(zip(reduced, terms, strict=True)):
             rule, dtype = _REDUCE[node.prim.name], node.inputs[0].dtype
-            v = self._vector(node.inputs[0], p, index, count, memo)
             if count is not None:
                 v = f.select(lane_mask(f, lanes, count), v, rule.start(f, dtype, lanes))
             place = number * (PARTIALS // lanes) + way

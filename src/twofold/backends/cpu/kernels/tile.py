@@ -219,8 +219,9 @@ class Epilogue:
                     memo[value] = load(f, at, value.dtype, lanes, view.strides[-1], part)
             return memo[value]
 
-        for value, view in self.outputs.items():
-            store(f, evaluate(value), place(value, view), value.dtype, lanes, _part(count, lanes))
+        results = [evaluate(value) for value in self.outputs]  # first: they may lie over what they are made of
+        for (value, view), v in zip(self.outputs.items(), results, strict=True):
+            store(f, v, place(value, view), value.dtype, lanes, _part(count, lanes))
 
 
 def _wide(shape: Shape) -> Shape:
