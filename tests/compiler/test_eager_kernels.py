@@ -25,8 +25,6 @@ PLACES = np.random.default_rng(1).integers(0, 300, (200, 50))
 
 BELOW_EDGE = {**POOL, "kernel": (2, 2), "padding": ((0, 0), (0, 0)), "input_size": (80, 80)}
 CASES = {
-    "amax": ((numbers((200, 300)),), {"dims": (0,), "keepdim": False}),
-    "amin": ((numbers((200, 300)).T,), {"dims": (0,), "keepdim": True}),
     "scatter_add": ((numbers((200, 300)), PLACES, numbers((200, 50))), {"dim": 1}),
     "max_pool": ((numbers((4, 8, 40, 40)),), POOL),
     "sum_pool": ((numbers((4, 8, 40, 40)),), POOL),

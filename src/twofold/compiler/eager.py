@@ -28,14 +28,14 @@ from ..ir.errors import TwofoldError
 from ..ir.evaluate import runner, value_types
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import TensorType
-from . import eager_maps
+from . import eager_maps, eager_reductions
 from .eager_products import run_natively
 
 Array = np.ndarray[Any, Any]
 
 _ELEMENTS = 1 << 15  # of the largest array: fewer take NumPy less time than a program's start is worth
 _FLOPS = 1 << 19  # of a convolution or a recurrent layer
-_LARGE = frozenset(("amax", "amin", "scatter_add", "max_pool", "sum_pool", "sum_pool_grad"))
+_LARGE = frozenset(("scatter_add", "max_pool", "sum_pool", "sum_pool_grad"))
 _HEAVY = frozenset((
     "conv", "conv_input_grad", "conv_weight_grad", "lstm", "lstm_grad", "gru", "gru_grad", "rnn", "rnn_grad",
 ))  # fmt: skip
@@ -49,6 +49,7 @@ def install() -> None:
             p.run = _Native(p).run
         run_natively(PRIMITIVES["matmul"])
         eager_maps.run_natively()
+        eager_reductions.run_natively()
 
 
 class _Native:

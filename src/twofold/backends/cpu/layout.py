@@ -113,6 +113,18 @@ class View:
         return View(self.buffer, shape, tuple(reversed(out)), self.offset)
 
 
+def goes_along_rows(shape: Shape, dims: Shape) -> bool:
+    """Whether a reduction is one along rows, not one of rows: what it covers is last, but for dimensions of size 1.
+
+    `dims` has no dimensions of size 1, and at least one. This decides in which order numbers are added
+    (docs/design/0003), whatever the strides.
+
+    >>> goes_along_rows((2, 3, 1), (1,)), goes_along_rows((2, 3, 4), (1,)), goes_along_rows((2, 3, 4), (0, 2))
+    (True, False, False)
+    """
+    return tuple([d for d in range(len(shape)) if shape[d] != 1][-len(dims) :]) == tuple(dims)
+
+
 def merge(shape: Shape, strides: list[Shape]) -> tuple[Shape, list[Shape]]:
     """Drop dimensions of size 1 and join neighbours that all the strides can walk as one.
 

@@ -14,6 +14,7 @@ Afterwards:
 
 from __future__ import annotations
 
+from ...backends.cpu.layout import goes_along_rows
 from ...ir.graph import Graph, Node, Value
 from ...ir.primitive import PRIMITIVES
 from ...ir.rewrite import Rewriter
@@ -97,7 +98,7 @@ def _reduction(r: Rewriter, node: Node) -> bool:
         r.values[out] = r.add(PRIMITIVES["reshape"], [r[source]], shape=out.shape)
         return True
     inner = [d for d in range(len(shape)) if shape[d] != 1]
-    trailing = inner[-len(real) :] == real
+    trailing = goes_along_rows(shape, tuple(real))
     if not trailing and inner[-1] not in real:
         return False
     kept = [d for d in range(len(shape)) if d not in real]

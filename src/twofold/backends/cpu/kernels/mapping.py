@@ -106,7 +106,7 @@ class MapKernel(RowsKernel):
     def _merge(self) -> None:
         """Nothing to merge; strides within a row are known."""
         self.space = Space((), (1,))
-        self.rows = self.chunks = 0
+        self.in_phase, self.rows, self.chunks = True, 0, 0
         self.length: Any = 0  # known when it runs
         self.inner_strides = {v: (digit,) for v, digit in self._digits.items()}
 
