@@ -58,6 +58,7 @@ def layers(lib: Any) -> dict[str, Row]:
     q, k, v = lib.ones(1, 2, 8, 8), lib.ones(1, 2, 8, 8), lib.ones(1, 2, 8, 8)
     classes, affine = lib.tensor([1, 2, 3, 0, 5, 7, 6, 4]), (image, some, shift[:4].clone())
     return {
+        "linear": ((small, other, shift), lambda: f.linear(small, other, shift)),
         "softmax": ((small,), lambda: f.softmax(small, 1)),
         "log_softmax": ((small,), lambda: f.log_softmax(small, 1)),
         "layer_norm": ((small, scale, shift), lambda: f.layer_norm(small, (8,), scale, shift)),
@@ -72,8 +73,10 @@ def layers(lib: Any) -> dict[str, Row]:
         "nll_loss": ((small,), lambda: f.nll_loss(small, classes)),
         "mse_loss": ((small,), lambda: f.mse_loss(small, other)),
         "attention": ((q, k, v), lambda: f.scaled_dot_product_attention(q, k, v)),
+        "var": ((small,), lambda: small.var()),
         "conv2d": ((image, kernel, some), lambda: f.conv2d(image, kernel, some, padding=1)),
         "max_pool2d": ((image,), lambda: f.max_pool2d(image, 2)),
+        "avg_pool2d": ((image,), lambda: f.avg_pool2d(image, 2)),
     }
 
 

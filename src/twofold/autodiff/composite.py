@@ -32,18 +32,33 @@ class Composite:
         traced: the function as it is called while tracing.
     """
 
-    __slots__ = ("fn", "gathers", "run", "traced")
+    __slots__ = ("fn", "gathers", "inplace", "run", "traced")
 
     def __init__(self, fn: Callable[..., Any], gathers: bool):
         self.fn, self.gathers = fn, gathers
+        code = _inside(fn).__code__
+        names = code.co_varnames[: code.co_argcount]
+        self.inplace = names.index("inplace") if "inplace" in names else None
         self.run: Callable[[tuple[Any, ...], dict[str, Any]], Any] = self.plainly
         self.traced: Callable[..., Any] = fn
 
     def plainly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run operation by operation."""
-        if self.gathers and mode.grad:
+        if self.gathers and mode.grad and not self._writes(args, kwargs):
             return _through_gate(self.fn, args, kwargs)
         return self.fn(*args, **kwargs)
+
+    def _writes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether it is asked to change its input: that must be the input itself then."""
+        at = self.inplace
+        return at is not None and bool(args[at] if len(args) > at else kwargs.get("inplace"))
+
+
+def _inside(fn: Any) -> Any:
+    """The function that decorators were put around."""
+    while hasattr(fn, "__wrapped__"):
+        fn = fn.__wrapped__
+    return fn
 
 
 COMPOSITES: list[Composite] = []  # the fused ones

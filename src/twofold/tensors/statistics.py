@@ -46,7 +46,7 @@ def _in_float32(fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 @function(dims=True)
-@composite
+@composite(fused=True)
 def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The mean over dimensions, over all when `dim` is None; nan of nothing.
 
@@ -102,7 +102,7 @@ def _correction(dim: Any, unbiased: Any, correction: Any) -> tuple[Any, float]:
 
 
 @function(dims=True)
-@composite
+@composite(fused=True, gathers=True)
 def var(
     input: Tensor,
     dim: Any = None,
@@ -128,7 +128,7 @@ def var(
 
 
 @function(dims=True)
-@composite
+@composite(fused=True, gathers=True)
 def std(
     input: Tensor,
     dim: Any = None,
@@ -249,7 +249,7 @@ def log_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
 
 
 @function(dims=True)
-@composite
+@composite(fused=True, gathers=True)
 def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
     """`log(sum(exp(input)))` over dimensions, without overflow; -inf of nothing.
 

@@ -65,7 +65,7 @@ def tanh(input: Tensor) -> Tensor:
     return input.tanh()
 
 
-@composite
+@composite(fused=True, gathers=True)
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """x cut to [min_val, max_val]; the derivative is 0 at and outside the ends.
 
@@ -84,7 +84,7 @@ def hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Ten
     return hardtanh(input, min_val, max_val, inplace=True)
 
 
-@composite
+@composite(fused=True, gathers=True)
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     """min(max(x, 0), 6), element-wise.
 
@@ -95,7 +95,7 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     return hardtanh(input, 0.0, 6.0, inplace)
 
 
-@composite
+@composite(fused=True, gathers=True)
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """x where positive, else negative_slope * x.
 
@@ -170,7 +170,7 @@ def _elu(input: Tensor, alpha: float, scale: float, input_scale: float) -> Tenso
     return E.where(positive, input * scale if scale != 1.0 else input, negative)
 
 
-@composite
+@composite(fused=True, gathers=True)
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where positive, else alpha * (exp(x) - 1).
 
@@ -188,7 +188,7 @@ def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
     return elu(input, alpha, inplace=True)
 
 
-@composite
+@composite(fused=True, gathers=True)
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
     """ELU with the scales that keep mean 0 and variance 1.
 
@@ -206,7 +206,7 @@ def selu_(input: Tensor) -> Tensor:
     return selu(input, inplace=True)
 
 
-@composite
+@composite(fused=True, gathers=True)
 def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """max(0, x) + min(0, alpha * (exp(x / alpha) - 1)).
 
@@ -270,7 +270,7 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
     return _result(input, input * E.tanh(stable_softplus(input)), inplace)
 
 
-@composite
+@composite(fused=True, gathers=True)
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """x * relu6(x + 3) / 6.
 
@@ -285,7 +285,7 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     return _result(input, E.where(E.lt(input, -3.0), 0.0, upper), inplace)
 
 
-@composite
+@composite(fused=True, gathers=True)
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """x / 6 + 1/2, cut to [0, 1].
 
@@ -334,7 +334,7 @@ def tanhshrink(input: Tensor) -> Tensor:
     return input - E.tanh(input)
 
 
-@composite
+@composite(fused=True, gathers=True)
 def softsign(input: Tensor) -> Tensor:
     """x / (1 + |x|).
 
@@ -352,7 +352,7 @@ def stable_softplus(x: Tensor) -> Tensor:
     return E.where(large, x, E.log1p(E.exp(E.where(large, 0.0, x))))
 
 
-@composite
+@composite(fused=True, gathers=True)
 @in_float32
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta * x)) / beta, and x itself where beta * x > threshold.

@@ -85,7 +85,7 @@ def _conv(
     return _finish(y, bias, added)
 
 
-@composite
+@composite(fused=True)
 def conv1d(
     input: Tensor,
     weight: Tensor,
@@ -109,7 +109,7 @@ def conv1d(
     return _conv(1, input, weight, bias, stride, padding, dilation, groups)
 
 
-@composite
+@composite(fused=True)
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -133,7 +133,7 @@ def conv2d(
     return _conv(2, input, weight, bias, stride, padding, dilation, groups)
 
 
-@composite
+@composite(fused=True)
 def conv3d(
     input: Tensor,
     weight: Tensor,
@@ -194,7 +194,7 @@ def _conv_transpose(
     return _finish(y, bias, added)
 
 
-@composite
+@composite(fused=True)
 def conv_transpose1d(
     input: Tensor,
     weight: Tensor,
@@ -217,7 +217,7 @@ def conv_transpose1d(
     return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-@composite
+@composite(fused=True)
 def conv_transpose2d(
     input: Tensor,
     weight: Tensor,
@@ -237,7 +237,7 @@ def conv_transpose2d(
     return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-@composite
+@composite(fused=True)
 def conv_transpose3d(
     input: Tensor,
     weight: Tensor,

@@ -23,7 +23,7 @@ _SWAPPED: dict[str, Any] = {"dims": (1, 0)}
 _NO_PARAMS: dict[str, Any] = {}
 
 
-@composite
+@composite(fused=True)
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias.
 

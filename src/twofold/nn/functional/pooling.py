@@ -83,7 +83,7 @@ def _max_pool(
     return _unbatch(values, added)
 
 
-@composite
+@composite(fused=True)
 def max_pool1d(
     input: Tensor,
     kernel_size: Any,
@@ -107,7 +107,7 @@ def max_pool1d(
     return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
-@composite
+@composite(fused=True)
 def max_pool2d(
     input: Tensor,
     kernel_size: Any,
@@ -126,7 +126,7 @@ def max_pool2d(
     return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
-@composite
+@composite(fused=True)
 def max_pool3d(
     input: Tensor,
     kernel_size: Any,
@@ -182,7 +182,7 @@ def _window_counts(x: Tensor, k: Any, s: Any, pads: Pairs, counted: Pairs) -> Te
     return W.sum_pool(ones, kernel=k, stride=s, padding=rest, dilation=(1,) * len(k))
 
 
-@composite
+@composite(fused=True)
 def avg_pool1d(
     input: Tensor,
     kernel_size: Any,
@@ -203,7 +203,7 @@ def avg_pool1d(
     return _avg_pool(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
 
 
-@composite
+@composite(fused=True)
 def avg_pool2d(
     input: Tensor,
     kernel_size: Any,
@@ -222,7 +222,7 @@ def avg_pool2d(
     return _avg_pool(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
-@composite
+@composite(fused=True)
 def avg_pool3d(
     input: Tensor,
     kernel_size: Any,
@@ -283,7 +283,7 @@ def _averaged_along(x: Tensor, dim: int, o: int) -> Tensor:
     return M.permute(y, dims=back)
 
 
-@composite
+@composite(fused=True)
 def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
     """Means of `output_size` windows that cover (N, C, L) evenly.
 
@@ -294,7 +294,7 @@ def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
     return _adaptive_avg_pool(1, input, output_size)
 
 
-@composite
+@composite(fused=True)
 def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
     """Means of windows that cover (N, C, H, W) evenly; None keeps a size.
 
@@ -305,7 +305,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
     return _adaptive_avg_pool(2, input, output_size)
 
 
-@composite
+@composite(fused=True)
 def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
     """Means of windows that cover (N, C, D, H, W) evenly; None keeps a size.
 
