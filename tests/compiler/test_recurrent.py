@@ -150,13 +150,13 @@ def test_accuracy_of_gates():
     with np.errstate(all="ignore"):
         wide = x.astype(np.float64)
         for got, exact in (
-            (gates[0, :, 0], 1 / (1 + np.exp(-np.maximum(wide, -87)))),
+            (gates[0, :, 0], 1 / (1 + np.exp(-wide))),
             (gates[0, :, 2], np.tanh(wide)),
         ):
             rounded = exact.astype(np.float32)
             error = np.abs(got - exact) / np.spacing(np.abs(rounded)).astype(np.float64)
             assert np.array_equal(np.isnan(got), np.isnan(exact))
-            assert np.nanmax(error) < 2.5, x[np.nanargmax(error)]
+            assert np.nanmax(error) < 2, x[np.nanargmax(error)]
 
 
 # --- whole steps ----------------------------------------------------------------------------------
