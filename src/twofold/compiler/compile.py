@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import gc
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..autodiff.handle import Tensor, mode
@@ -71,7 +73,8 @@ class Compiled:
         found = next((entry for entry in known if entry[0].holds()), None)
         growth = None
         if found is None:
-            found, growth = self._specialize(known, key, args, kwargs, tensors)
+            with _without_collections():
+                found, growth = self._specialize(known, key, args, kwargs, tensors)
         elif found is not known[-1]:
             known.remove(found)
             known.append(found)
@@ -175,6 +178,18 @@ class Compiled:
 
     def __repr__(self) -> str:
         return f"compiled {getattr(self.fn, '__qualname__', type(self.fn).__name__)}"
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Without searches for cycles of references: what compiling makes, a lot, lives until its end anyway."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _quick_key(args: tuple[Any, ...]) -> Any:
