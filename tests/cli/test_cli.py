@@ -163,6 +163,12 @@ def test_doctor_finds_everything_well(tmp_path):
         assert word in done.stdout
 
 
+def test_doctor_warms_the_cache_of_kernels(tmp_path, monkeypatch):
+    monkeypatch.setenv("TWOFOLD_CACHE_DIR", "0")  # tests/compiler/test_warm.py has the rest
+    done = twofold("doctor", "--warm", cwd=tmp_path)
+    assert done.returncode == 0 and "no cache" in done.stdout, done.stdout
+
+
 def test_version_and_help(tmp_path):
     assert twofold("--version", cwd=tmp_path).stdout.startswith("twofold ")
     shown = twofold("--help", cwd=tmp_path).stdout

@@ -76,17 +76,12 @@ def operands(name, dtype, shapes):
     return values if BY_NAME[dtype] in PRIMITIVES[name].dtypes else None
 
 
-def arity(name):
-    pairs = eager_maps._BINARY | {"atan2", "pow", "maximum", "minimum", "nextafter"}
-    return 3 if name == "where" else 2 if name in pairs else 1
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_bits_are_those_of_compiled_programs(name, dtype):
     for params in params_of(name, dtype):
         for n in (33, eager_maps.LARGE + 7):
-            values = operands(name, dtype, [(n,)] * arity(name))
+            values = operands(name, dtype, [(n,)] * eager_maps.arity(name))
             if values is not None:
                 check(name, values, params)
 

@@ -89,9 +89,13 @@ def predict(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    warm: Annotated[bool, typer.Option("--warm", help="Compile the kernels of eager code into the cache.")] = False,
+) -> None:
     """Print versions, CPU features, threads and extras, and whether everything works."""
-    if not _doctor.examine():
+    if warm:
+        _doctor.warm()
+    elif not _doctor.examine():
         raise typer.Exit(1)
 
 

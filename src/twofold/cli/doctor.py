@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -37,6 +38,11 @@ def examine() -> bool:
     print("\nChecks:")
     passed = [_check(name, fn) for name, fn in _CHECKS.items()]
     return all(found + passed)
+
+
+def warm() -> None:
+    """Compile what eager code uses, so that its first operations need not wait for it."""
+    importlib.import_module("twofold.compiler.warm").warm()
 
 
 def _show_package(name: str, *, required: bool = False, extra: str = "") -> bool:

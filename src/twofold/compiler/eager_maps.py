@@ -72,8 +72,7 @@ class Maps:
             return self.evaluate
         if name in FUNCTIONS or name == "relu":
             return self._function()
-        arity = {"where": 3}.get(name) or (2 if name in _BINARY else 1)
-        return (self._unary, self._binary, self._ternary)[arity - 1]()
+        return (self._unary, self._binary, self._ternary)[arity(name) - 1]()
 
     # Each of these is what every call of a primitive begins with.
 
@@ -190,6 +189,11 @@ class Maps:
         return native, always
 
 
+def arity(name: str) -> int:
+    """How many operands it has."""
+    return 3 if name == "where" else 2 if name in _BINARY else 1
+
+
 def _run(name: str, *values: Any) -> Any:
     run = PRIMITIVES[name].run
     assert run is not None
@@ -197,8 +201,9 @@ def _run(name: str, *values: Any) -> Any:
 
 
 _BINARY = frozenset((
-    "add", "bitwise_and", "bitwise_or", "bitwise_xor", "copysign", "div", "eq", "floor_divide", "fmod", "ge", "gt",
-    "le", "lt", "mul", "ne", "remainder", "shift_left", "shift_right", "sub",
+    "add", "atan2", "bitwise_and", "bitwise_or", "bitwise_xor", "copysign", "div", "eq", "floor_divide", "fmod",
+    "ge", "gt", "le", "lt", "maximum", "minimum", "mul", "ne", "nextafter", "pow", "remainder", "shift_left",
+    "shift_right", "sub",
 ))  # fmt: skip
 _ndarray, _empty, _DOUBLE = np.ndarray, np.empty, np.dtype(np.float64)
 _lock = [threading.Lock()]

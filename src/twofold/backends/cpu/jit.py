@@ -259,6 +259,11 @@ def _read(path: Path | None) -> bytes | None:
     return data
 
 
+def is_cached(text: str, target: Target) -> bool:
+    """Whether the object file of a module is in the cache, whole."""
+    return _read(_cache_path(text, target)) is not None
+
+
 _writes = itertools.count()
 _WRITES_PER_BOUND = 128  # looking through a full cache takes as long as compiling a few kernels
 

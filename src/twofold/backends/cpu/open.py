@@ -107,6 +107,13 @@ class _Method(ctypes.Structure):
 _METH_FASTCALL = 0x0080
 
 
+def text_of(module: Module) -> str:
+    """A module as one text, with a symbol for each of its functions."""
+    parts = [*module.declarations.values(), *module.shared.values()]
+    parts += [body.replace("@kernel(", f"@{symbol}(", 1) for body, symbol in module.bodies.items()]
+    return "\n".join(parts)
+
+
 class Loaded:
     """The functions of a module as machine code, one text, from the cache or compiled now.
 
@@ -117,9 +124,7 @@ class Loaded:
 
     def __init__(self, module: Module, target: Target | None = None):
         name_references()
-        parts = [*module.declarations.values(), *module.shared.values()]
-        parts += [body.replace("@kernel(", f"@{symbol}(", 1) for body, symbol in module.bodies.items()]
-        self._library = compile_text("\n".join(parts), target or host())
+        self._library = compile_text(text_of(module), target or host())
         self._symbols = {name: kernel[0] for name, kernel in module.kernels.items()}
         self._methods: list[_Method] = []
 

@@ -1,0 +1,105 @@
+"""warm: compile the kernels of eager code before anybody waits for them, into the cache on disk."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+
+from ..backends.cpu import launch as _launch
+from ..backends.cpu import team as _team
+from ..backends.cpu.emit import Module
+from ..backends.cpu.jit import is_cached, object_codes
+from ..backends.cpu.kernels.mapping import MapKernel, flat_entry, has_map, node_of
+from ..backends.cpu.kernels.product import ProductKernels
+from ..backends.cpu.kernels.reducing import ReduceKernels, reduce_entry
+from ..backends.cpu.open import text_of
+from ..backends.cpu.target import host
+from ..ir import config
+from ..ir.dtypes import DType, bfloat16, bool_, float16, float32, float64, int32, int64
+from ..ir.errors import TwofoldError
+from ..ir.primitive import PRIMITIVES
+from . import eager_maps, eager_reductions
+
+_FLOATING = (float32, float64, float16, bfloat16)
+_COMMON = (*_FLOATING, int64, int32, bool_)
+_AT_ONCE = 64  # texts, between two looks at the clock
+
+
+def warm(tell: Callable[[str], object] = print) -> None:
+    """Compile what eager code uses with common dtypes; what is in the cache is kept.
+
+    Args:
+        tell: gets a line for each kind of kernels.
+    """
+    folder = config.CACHE_DIR.value
+    if folder is None:
+        tell(f"{config.CACHE_DIR.name} is 0: there is no cache, and nothing to be done")
+        return
+    _team._library(), _launch._loaded()  # what starts programs
+    kinds = {"element-wise operations": _maps, "reductions": _reductions, "products": _products}
+    for kind, modules in kinds.items():
+        started = time.perf_counter()
+        texts = list(dict.fromkeys(map(text_of, modules())))
+        missing = [text for text in texts if not is_cached(text, host())]
+        for i in range(0, len(missing), _AT_ONCE):
+            object_codes(missing[i : i + _AT_ONCE], host())
+        seconds = time.perf_counter() - started
+        tell(f"{kind}: {len(texts)} kernels, {len(missing)} compiled, {seconds:.1f} s")
+    tell(f"they are in {folder / 'objects'}")
+
+
+def _maps() -> Iterator[Module]:
+    """Flat kernels of all that there is, and those that broadcast along rows for floating dtypes."""
+    for count in (1, 2, 3):
+        module = Module(host().half)
+        flat_entry(module, count)
+        yield module
+    for name in (*eager_maps.FUNCTIONS, *eager_maps.EXACT):
+        for dtype in _COMMON:
+            yield from _maps_of(name, dtype)
+
+
+def _maps_of(name: str, dtype: DType) -> Iterator[Module]:
+    p = PRIMITIVES[name]
+    choices = [{"dtype": d} for d in _COMMON] if name in ("cast", "bitcast") else [{}]
+    dtypes = [bool_, dtype, dtype] if name == "where" else [dtype] * eager_maps.arity(name)
+    for params in [{"n": n} for n in (0, 1)] if name == "polygamma" else choices:
+        try:
+            node = node_of(p, dtypes, params)
+        except TwofoldError:  # it does not take this dtype
+            continue
+        if not has_map(node):
+            continue
+        for pattern, flat in _patterns(len(dtypes), dtype in _FLOATING):
+            module = Module(host().half)
+            MapKernel(node, pattern, flat, host().lanes(4)).emit(module, "map")
+            yield module
+
+
+def _patterns(operands: int, wide: bool) -> Iterator[tuple[str, bool]]:
+    """Patterns of operands, with at least one that is no number, and whether they are flat."""
+    for digits in itertools.product("10", repeat=operands):
+        if "1" in digits:
+            yield "".join(digits), True
+            if wide and operands == 2:
+                yield "".join(digits), False
+
+
+def _reductions() -> Iterator[Module]:
+    module = Module(host().half)
+    reduce_entry(module)
+    yield module
+    for name in eager_reductions.NAMES:
+        for dtype in _COMMON:
+            if dtype in PRIMITIVES[name].dtypes:
+                module = Module(host().half)
+                ReduceKernels(PRIMITIVES[name], dtype, host().lanes(4)).emit_all(module)
+                yield module
+
+
+def _products() -> Iterator[Module]:
+    for dtype in _FLOATING:
+        module = Module(host().half)
+        ProductKernels(dtype, host()).emit(module)
+        yield module
