@@ -69,7 +69,7 @@ def test_a_sum_along_rows(length, dtype):
 
 
 @pytest.mark.parametrize(
-    "shape", [(3, 7), (5, 33), (4, 64), (3, 5, 17), (2, 3, 96), (70, 130), (300, 32), (9, 31, 40)]
+    "shape", [(3, 7), (5, 33), (4, 64), (3, 5, 17), (2, 3, 96), (70, 130), (300, 32), (9, 31, 40), (700, 17)]
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_row_of_several_dimensions_is_numbered_as_it_is_written(shape, dtype):
@@ -132,6 +132,32 @@ def test_integers_along_rows(dtype, length):
         np.testing.assert_array_equal(compiled(lambda x, turn=turn: turn(x).max(), x), x.max())
         np.testing.assert_array_equal(compiled(lambda x, turn=turn: turn(x).min(), x), x.min())
         np.testing.assert_array_equal(compiled(lambda x, turn=turn: (turn(x) > 0).all(), x), (x > 0).all())
+
+
+MANY_PASSES = {
+    "softmax": lambda x: x.softmax(1),
+    "log_softmax": lambda x: x.log_softmax(1),
+    "var_mean": lambda x: tw.var_mean(x, 1, keepdim=True),
+    "norm": lambda x: x / x.norm(dim=1, keepdim=True),
+    "two at once": lambda x: (x.amax(1), (x.sin() * 2).sum(1), x.sin()),
+    "over two dimensions": lambda x: tw.nn.functional.layer_norm(x.reshape(len(x), -1, 13), (x.shape[1] // 13, 13)),
+    "columns before": lambda x: (
+        (x.reshape(len(x), -1, 13) - x.reshape(len(x), -1, 13).mean(1, keepdim=True)).exp().sum((1, 2))
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("name", MANY_PASSES)
+def test_blocks_that_are_shared_out_give_what_whole_rows_give(name, dtype):
+    """A few long rows are cut into pieces of work; more of them are not."""
+    x = tw.from_numpy(random(12, 13 * 2003)).to(getattr(tw, dtype))
+    few, many = tw.compile(MANY_PASSES[name]), tw.compile(MANY_PASSES[name])
+    got, expected = few(x[:2].clone()), many(x)
+    for a, b in zip(*(y if isinstance(y, tuple) else (y,) for y in (got, expected)), strict=True):
+        assert tw.equal(a, b[:2])
+    kernels = ["combine" in f.lower(y).kernels() for f, y in ((few, x[:2]), (many, x))]
+    assert kernels[0] and (name == "columns before" or not kernels[1])
 
 
 def test_softmax_over_a_row_of_several_blocks():

@@ -12,6 +12,7 @@ from .again import compute_again
 from .checks import Checks
 from .emit import Module
 from .group import Group, group_nodes, is_convolution, is_elementwise
+from .kernels.blocks import is_cut, lower_blocks
 from .kernels.columns import ColumnsKernel
 from .kernels.contract import ContractKernel
 from .kernels.convolutions import lower_fused
@@ -294,7 +295,12 @@ class Lowering:
         symbol = f"k{len(self.steps)}"
         kernel: Any
         if group.kind == "rows" and group.shape is not None and 0 not in group.shape:
-            kernel = RowsKernel(group, sources, outputs, self.lanes, scalars)
+            kernel = self._rows_kernel(group, sources, outputs, scalars, symbol)
+            if outputs and is_cut(kernel):
+                kept = {v: View.whole(self.buffer("temp", v.dtype, v.type.size), v.shape) for v in kernel.spilled}
+                kernel = RowsKernel(group, sources, outputs | kept, self.lanes, scalars)
+                self.steps += lower_blocks(self, kernel, symbol)
+                return
         elif group.kind == "columns" and 0 not in group.shape:
             self._lower_columns(group, outputs, symbol)
             return
@@ -333,6 +339,22 @@ class Lowering:
             if group.kind == "contract" and kernel.packed is not None:
                 used.append(kernel.packed)
             self.steps.append(Step(group.kind, group.nodes, kernel.chunks, symbol, tuple(used)))
+
+    def _rows_kernel(
+        self,
+        group: Group,
+        sources: dict[Value, View],
+        outputs: dict[Value, View],
+        scalars: Scalars,
+        symbol: str,
+    ) -> RowsKernel:
+        """The kernel of a group of rows; what it can't walk well is copied first, and replaced in `sources`."""
+        kernel = RowsKernel(group, sources, outputs, self.lanes, scalars)
+        copied = kernel.obstacles() if outputs and group.num_inner else {}
+        for number, (value, view) in enumerate(copied.items()):
+            sources[value], steps = row_major(self, view, group.nodes[0], f"{symbol}r{number}")
+            self.steps += steps
+        return RowsKernel(group, sources, outputs, self.lanes, scalars) if copied else kernel
 
     def _lower_columns(self, group: Group, outputs: dict[Value, View], symbol: str) -> None:
         inline = self.inline[group]

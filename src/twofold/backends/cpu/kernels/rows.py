@@ -18,7 +18,9 @@ Note [Runs]
 Inner dimensions that all operands can walk as one are one run. Otherwise a row is several runs, those
 of the innermost dimension. If a run's length is a multiple of 32, element 0 of every run belongs to
 partial sum 0, and vectors are whole. If not, the walk of a run starts at the last multiple of 32 before it, and
-elements outside the run are masked out: vectors keep their partial sums.
+elements outside the run are masked out: vectors keep their partial sums. In a long run most vectors
+need no mask; instead of short ones, operands are copied so that there is one run (see `obstacles`).
+All of that gives the same bits.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ from .scalars import NONE, Scalars
 
 PARTIALS = 32
 BLOCK = 1 << 13  # elements of a row that are reduced by themselves; see Note [Shape of a reduction]
+_LEAST_COPIED = 1 << 14  # elements of a kernel for which a copy is worth a kernel of its own
+_LONG_RUN = 48  # elements of a run whose inside is walked without masks
+_SHORT_RUN = 24, 256  # elements of a run whose masked lanes cost more than a copy: of cheap nodes, of costly ones
 Count = Number | None  # of the lanes that are there, or a mask of them; None: all
 _CHUNK_ELEMENTS = 1 << 13  # work per chunk: large against a claim, small against a cache
 
@@ -74,6 +79,7 @@ class RowsKernel:
         self.group, self.outputs, self.lanes, self.scalars = group, outputs, lanes, scalars
         self.inside = {v: n for n in group.nodes for v in n.outputs}
         self.shape, self.num_inner = group.shape, group.num_inner
+        self.in_phase = True
         self._levels()
         self.views: dict[Value, View] = {}
         per_row = {
@@ -143,6 +149,29 @@ class RowsKernel:
         else:
             self.per_chunk = max(1, _CHUNK_ELEMENTS // max(1, length))
             self.chunks = -(-self.rows // self.per_chunk)
+
+    def obstacles(self) -> dict[Value, View]:
+        """Operands that are better copied before they are reduced, and what there is to copy of each.
+
+        They keep the row from being one run, and either runs would be short, or its elements lie apart.
+        """
+        if len(self.space.inner) == 1 or math.prod(self.shape) < _LEAST_COPIED:
+            return {}
+        split = len(self.shape) - self.num_inner
+        found: list[Value] = []
+        for value in self.views:
+            runs, _ = merge(self.space.inner, [self.inner_strides[value]])
+            if len(runs) > 1 and value not in self.outputs:
+                found.append(value)
+        short = _SHORT_RUN[any(map(self._costly, self.inside))]
+        if self.in_phase or self.space.inner[-1] >= short or len(found) > 2:
+            found = [v for v in found if self.inner_strides[v][-1] not in (0, 1)]
+        out: dict[Value, View] = {}
+        for value in found:
+            view = self.views[value]
+            outer = (n if s else 1 for n, s in zip(self.shape[:split], view.strides[:split], strict=True))
+            out[value] = View(view.buffer, (*outer, *self.shape[split:]), view.strides, view.offset)
+        return out
 
     def _plan_passes(self) -> None:
         reductions = [n for n in self.group.nodes if n.prim.name in _REDUCE]
@@ -263,9 +292,12 @@ class _Row:
         for p, (reduced, stored) in enumerate(self.k.passes):
             self._prepare(reduced, stored, p)
             self._pass(p, reduced, stored)
-        for value in self.k.outputs:
-            if self.k._is_row(value):
-                store(self.f, self._scalar(value), self.address[value], value.dtype, 1)
+        self.store_values([v for v in self.k.outputs if self.k._is_row(v)])
+
+    def store_values(self, values: Sequence[Value]) -> None:
+        """Store values per row."""
+        for value in values:
+            store(self.f, self._scalar(value), self.address[value], value.dtype, 1)
 
     def span(self, start: int | Val, stop: int | Val) -> None:
         """A part of the only row of a map; `start` is a multiple of the vector length."""
@@ -367,13 +399,8 @@ class _Row:
     def _pass(self, p: int, reduced: list[Node], stored: list[Value]) -> None:
         if not reduced:
             self._map(p, stored)
-            return
-        ways = PARTIALS // self.k.lanes
-        sums = self._reduce(p, reduced, stored)
-        for number, node in enumerate(reduced):
-            rule, dtype = _REDUCE[node.prim.name], node.inputs[0].dtype
-            total = combine(self.f, rule, dtype, sums[number * ways : (number + 1) * ways])
-            self.scalars[node.outputs[0]] = total
+        else:
+            self.scalars |= combine_all(self.f, reduced, self._reduce(p, reduced, stored))
 
     def _map(self, p: int, stored: list[Value]) -> None:
         """A pass without reductions: its elements may be met in any order."""
@@ -450,7 +477,7 @@ class _Row:
             for way, i in enumerate(range(whole, last, lanes)):
                 count = min(lanes, last - i)
                 sums = self._step(p, reduced, stored, (*around, i), None if count == lanes else count, sums, way)
-        elif not (isinstance(k.length, int) and k.length % step == 0):
+        elif not (k.in_phase and isinstance(k.length, int) and k.length % step == 0):
             sums = self._masked(p, reduced, stored, around, whole, first, last, sums)
         return sums
 
@@ -468,7 +495,11 @@ class _Row:
         """Elements of a run that `before` elements of the row precede; see Note [Runs]."""
         f = self.f
         start = f.sub(first, f.rem(f.add(before, first), PARTIALS))
-        return self._masked(p, reduced, stored, around, start, first, last, sums)
+        if self.k.space.inner[-1] < _LONG_RUN:
+            return self._masked(p, reduced, stored, around, start, first, last, sums)
+        head = f.min(f.add(start, PARTIALS), last)
+        sums = self._masked(p, reduced, stored, around, start, first, head, sums)
+        return self._run(p, reduced, stored, around, head, last, sums)
 
     def _masked(
         self,
@@ -579,6 +610,15 @@ def add_partials(f: Function, reduced: list[Node], a: Sequence[Val], b: Sequence
     ways = len(a) // max(1, len(reduced))
     nodes = [node for node in reduced for _ in range(ways)]
     return [_REDUCE[n.prim.name].add(f, n.inputs[0].dtype, x, y) for n, x, y in zip(nodes, a, b, strict=True)]
+
+
+def combine_all(f: Function, reduced: list[Node], sums: Sequence[Val]) -> dict[Value, Val]:
+    """The results of reductions, from their partial sums."""
+    ways = len(sums) // len(reduced)
+    return {
+        n.outputs[0]: combine(f, _REDUCE[n.prim.name], n.inputs[0].dtype, list(sums[i * ways : (i + 1) * ways]))
+        for i, n in enumerate(reduced)
+    }
 
 
 def unravel(f: Function, number: Number, sizes: Sequence[int]) -> tuple[Number, ...]:
