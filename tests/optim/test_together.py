@@ -1,9 +1,10 @@
-"""Small parameters are updated together: the same bits as one at a time."""
+"""Small parameters are updated together where there are no kernels: the same bits as one at a time."""
 
 import numpy as np
 import pytest
 
 import twofold as tw
+from twofold.ir import config
 from twofold.optim import _together
 
 OPTIMIZERS = {
@@ -20,6 +21,12 @@ OPTIMIZERS = {
     "RMSprop": {"centered": True, "momentum": 0.9},
 }
 SHAPES = [(3,), (2, 3), (1,), (4, 1, 2), (0,), (5,)]
+
+
+@pytest.fixture(autouse=True)
+def without_kernels():
+    with config.EAGER_KERNELS.set(False):
+        yield
 
 
 def parameters(dtype):

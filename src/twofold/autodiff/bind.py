@@ -256,6 +256,11 @@ def write(t: Tensor, new: Tensor) -> Tensor:
 def overwrite(t: Tensor, array: np.ndarray[Any, Any]) -> None:
     """Put an array into `t`'s memory where nobody records or traces, and nothing is a view."""
     t._value[...] = array
+    overwritten(t)
+
+
+def overwritten(t: Tensor) -> None:
+    """Note that `t`'s memory was written where nobody records or traces, and nothing is a view."""
     storage = storage_of(t)
     storage.version += 1
     t._value_version = storage.version

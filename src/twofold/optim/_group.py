@@ -29,6 +29,8 @@ class ParamGroup(dict[str, Any]):
         super().__init__(options)
         self._exact = exact
         self._twins: dict[tuple[str, Function | None, DType], Tensor] = {}
+        self._kernels: dict[Any, Any] = {}
+        self._known: tuple[int, Any] = (-1, None)  # the options' structures, and `Settings.changes` of then
 
     def twin(self, name: str, dtype: DType, of: Function | None = None) -> Tensor:
         """The option `name`, or `of` it, as a 0-d tensor that follows its changes."""
@@ -49,6 +51,22 @@ class ParamGroup(dict[str, Any]):
         if isinstance(value, Tensor):
             return id(value)
         return value if self._exact else _shape(value)
+
+    def kernel(self, kind: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gave for parameters of a kind, under the options as they are now."""
+        if self._known[0] != Settings.changes:
+            self._known = (
+                Settings.changes,
+                tuple([(name, self.structure(name)) for name in self if name != "params"]),
+            )
+        key = self._known[1], kind
+        try:
+            return self._kernels[key]
+        except KeyError:
+            made = self._kernels[key] = make()
+            return made
+        except TypeError:  # an option that can't be hashed
+            return None
 
     def __setitem__(self, name: str, value: Any) -> None:
         before = self.structure(name)

@@ -1,10 +1,11 @@
-"""Many small parameters in one update.
+"""Updates of many parameters at once.
 
-Note [Updates end to end]
-The update of each optimizer here is element-wise, so the parameters that are at the same step can be
-laid end to end, with their gradients and buffers, and updated as one: the same bits, in one sequence of
-operations instead of one for each parameter. Above some size the operations cost more than the
-calls, and laying parameters end to end would cost more than it saves.
+Note [Batches]
+The update of each optimizer here is element-wise, and parameters of one batch, which are at the same step with
+buffers of the same kind, differ in their elements only. So the update is traced once and becomes one kernel
+(compiler/updates.py) that is called for each of them. Where there can be none, small parameters are laid end to
+end, with their gradients and buffers, and updated as one: the same bits, in one sequence of operations
+instead of one for each parameter. Above some size that would cost more than it saves.
 
 A class says that its `_update` is element-wise by `@elementwise`: that it combines elements of one
 place only, apart from 0-d counters in the state. A subclass with an `_update` of its own must say so itself.
@@ -18,9 +19,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..autodiff.bind import overwrite
+from ..autodiff.bind import overwrite, overwritten
 from ..autodiff.handle import Tensor, wrap
+from ..compiler.updates import update_of
 from ..ir.dtypes import float32, float64
+from ..ir.errors import TraceError
 
 F = TypeVar("F", bound=Callable[..., Any])
 Item = tuple[Tensor, Tensor, dict[str, Any]]  # parameter, gradient, state
@@ -32,44 +35,80 @@ _DTYPES = (float32.numpy, float64.numpy)
 
 
 def elementwise(update: F) -> F:
-    """Mark an `_update`: see Note [Updates end to end]."""
+    """Mark an `_update`: see Note [Batches]."""
     update.elementwise = True  # type: ignore[attr-defined]
     return update
 
 
 def batch_of(p: Tensor, grad: Tensor, state: dict[str, Any]) -> Any:
-    """What parameters must have in common to be updated together; None for those that can't be."""
+    """What parameters must have in common to be updated together: of what kinds their buffers are, and their
+    counters; None for those that can't be."""
     value, g = p._value, grad._value
     dtype, shape = value.dtype, value.shape
-    if not shape or value.size > SMALL or dtype not in _DTYPES or g.dtype is not dtype or g.shape != shape:
+    if not shape or dtype not in _DTYPES or g.dtype is not dtype or g.shape != shape:
         return None
-    if p._base is not None or not value.flags.writeable:
+    if p._base is not None or not _lies_open(value) or not g.flags.c_contiguous:
         return None
-    key: list[Any] = [dtype]
+    kind: list[Any] = [dtype]
+    counters = []
     for name, buffer in state.items():
         if not isinstance(buffer, Tensor) or buffer._base is not None:
             return None
         array = buffer._value
-        key += (name, array.dtype)
+        kind += (name, array.dtype, array.ndim == 0)
         if not array.shape:
-            key.append(array.item())  # a counter
-        elif array.shape != shape or not array.flags.writeable:
+            counters.append(array.item())
+        elif array.shape != shape or not _lies_open(array):
             return None
-    return tuple(key)
+    return tuple(kind), tuple(counters)
+
+
+def _lies_open(array: Any) -> bool:
+    """Whether a kernel can write an array's elements one after the other."""
+    flags = array.flags
+    return flags.c_contiguous and flags.writeable  # type: ignore[no-any-return]
+
+
+def kernel_of(item: Item, update: Update) -> Any:
+    """The kernel of the item's batch, or None."""
+    p, grad, state = item
+    names = list(state)
+
+    def fn(p: Tensor, grad: Tensor, *buffers: Tensor) -> None:
+        given = dict(zip(names, buffers, strict=True))
+        update(p, grad, given)
+        if list(given) != names:
+            raise TraceError("the first update makes buffers", op="step")
+
+    tensors = (p, grad, *state.values())
+    return update_of(fn, [t.dtype for t in tensors], [not t.shape for t in tensors])
+
+
+def update_by(kernel: Any, items: list[Item]) -> None:
+    """Run a kernel on all parameters of a batch."""
+    tensors = [(p, grad, *state.values()) for p, grad, state in items]
+    kernel([[t._value for t in of_one] for of_one in tensors])
+    for of_one in tensors:
+        for i in kernel.written:
+            overwritten(of_one[i])
 
 
 def pieces(items: list[Item]) -> Iterator[list[Item]]:
-    """The items of one batch in runs of at most TOTAL elements."""
+    """The items of one batch in runs of at most TOTAL elements, large ones alone."""
     run: list[Item] = []
     count = 0
     for item in items:
         size = item[0]._value.size
+        if size > SMALL:
+            yield [item]
+            continue
         if run and count + size > TOTAL:
             yield run
             run, count = [], 0
         run.append(item)
         count += size
-    yield run
+    if run:
+        yield run
 
 
 def update_together(items: list[Item], update: Update) -> None:

@@ -28,7 +28,7 @@ from ..primitives.movement import full
 from ..tensors._registry import assign
 from ._group import ParamGroup
 from ._state import State
-from ._together import Item, batch_of, pieces, update_together
+from ._together import Item, batch_of, kernel_of, pieces, update_by, update_together
 
 Closure = Callable[[], Any]
 Params = Iterable[Any]
@@ -153,9 +153,8 @@ class Optimizer:
                     self._update_one(p, grad, group)
                 else:
                     batches.setdefault(key, []).append((p, grad, self.state[p]))
-            for batch in batches.values():
-                for items in pieces(batch):
-                    self._update_batch(items, group)
+            for (kind, _), batch in batches.items():
+                self._update_batch(kind, batch, group)
         return loss
 
     def _slots(self, p: Tensor, group: ParamGroup) -> dict[str, Any]:
@@ -165,13 +164,22 @@ class Optimizer:
             state.update(self._init_state(p, group))
         return state
 
-    def _update_batch(self, items: list[Item], group: ParamGroup) -> None:
-        """See Note [Updates end to end] in _together.py."""
-        if len(items) == 1:
-            self._update_one(items[0][0], items[0][1], group)
+    def _update_batch(self, kind: Any, batch: list[Item], group: ParamGroup) -> None:
+        """See Note [Batches] in _together.py."""
+        dtype, sign = batch[0][0].dtype, group.get("maximize")
+
+        def update(p: Tensor, grad: Tensor, state: dict[str, Any]) -> None:
+            self._update(p, -grad if sign else grad, state, group, dtype)
+
+        kernel = group.kernel(kind, lambda: kernel_of(batch[0], update))
+        if kernel is not None:
+            update_by(kernel, batch)
             return
-        dtype, sign = items[0][0].dtype, group.get("maximize")
-        update_together(items, lambda p, g, state: self._update(p, -g if sign else g, state, group, dtype))
+        for items in pieces(batch):
+            if len(items) == 1:
+                self._update_one(items[0][0], items[0][1], group)
+            else:
+                update_together(items, update)
 
     def _update_one(self, p: Tensor, grad: Tensor, group: ParamGroup) -> None:
         state = self._slots(p, group)
