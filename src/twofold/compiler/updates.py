@@ -65,10 +65,11 @@ class Update:
 
     def __init__(self, trace: Trace):
         graph = optimize(trace.graph)
-        if trace.num_results or trace.cleared or any(isinstance(target, Slot) for target in trace.updates):
+        arguments = [target for target in trace.updates if not isinstance(target, Slot)]
+        if trace.num_results or trace.cleared or len(arguments) != len(trace.updates):
             raise _Unsuited
         self._slots = trace.state
-        written = dict(zip((int(i) for i in trace.updates), graph.outputs, strict=True))  # type: ignore[call-overload]
+        written = dict(zip(arguments, graph.outputs, strict=True))
         if any(v.node is None or v.shape != graph.inputs[i].shape for i, v in written.items()):
             raise _Unsuited
         self.written = tuple(written)

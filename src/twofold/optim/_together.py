@@ -63,10 +63,10 @@ def batch_of(p: Tensor, grad: Tensor, state: dict[str, Any]) -> Any:
     return tuple(kind), tuple(counters)
 
 
-def _lies_open(array: Any) -> bool:
+def _lies_open(array: np.ndarray[Any, Any]) -> bool:
     """Whether a kernel can write an array's elements one after the other."""
     flags = array.flags
-    return flags.c_contiguous and flags.writeable  # type: ignore[no-any-return]
+    return flags.c_contiguous and flags.writeable
 
 
 def kernel_of(item: Item, update: Update) -> Any:
