@@ -148,9 +148,14 @@ def name_references() -> None:
         llvm.add_symbol(KEEP, ctypes.cast(ctypes.pythonapi.Py_NewRef, ctypes.c_void_p).value)
 
 
+# Never let go: a function looks into its own when it is deleted, and a collection of garbage has no order.
+_methods: list[_Method] = []
+
+
 def method(name: str, address: int, own: object) -> tuple[Callable[..., Any], _Method]:
     """The entry at an address as something that Python can call, and what it needs besides `own` and the code."""
     kept = _Method(name.encode(), address, _METH_FASTCALL, None)
+    _methods.append(kept)
     new = ctypes.pythonapi.PyCFunction_NewEx
     new.restype, new.argtypes = ctypes.py_object, (ctypes.POINTER(_Method), ctypes.py_object, ctypes.c_void_p)
     made: Callable[..., Any] = new(ctypes.byref(kept), own, None)
