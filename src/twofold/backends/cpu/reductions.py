@@ -38,7 +38,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Columns:
-    """Rows are added: results are outers x columns; reduced are `first` x `rest`. Strides count elements."""
+    """Rows are added: results are outers x columns; reduced are `first` x `rest`. Strides count elements.
+
+    One of the strides of what is reduced is 1 if that of the columns isn't.
+    """
 
     outers: int
     first: int
@@ -47,6 +50,7 @@ class Columns:
     outer_stride: int
     first_stride: int
     rest_stride: int
+    column_stride: int = 1
 
     @property
     def block(self) -> int:
@@ -81,7 +85,8 @@ def walk_of(shape: Shape, strides: Shape, dims: Shape) -> Rows | Columns | None:
         return Rows(outer[0] if outer else 1, inner[0], outer_steps[0] if outer else 0)
     rest, rest_steps = part(real[1:])
     first = real[0]
-    if outer_steps[-1] != 1 or len(outer) > 2 or len(rest) > 1:
+    last = rest_steps[-1] if rest else strides[first]
+    if 1 not in (outer_steps[-1], last) or len(outer) > 2 or len(rest) > 1:
         return None
     return Columns(
         outer[0] if len(outer) > 1 else 1,
@@ -91,6 +96,7 @@ def walk_of(shape: Shape, strides: Shape, dims: Shape) -> Rows | Columns | None:
         outer_steps[0] if len(outer) > 1 else 0,
         strides[first],
         rest_steps[0] if rest else 0,
+        outer_steps[-1],
     )
 
 
@@ -100,10 +106,10 @@ class Reduction:
     def __init__(self, p: Primitive, dtype: DType):
         self.kernels = ReduceKernels(p, dtype, host().lanes(4))
         self._code = _open.Loaded(self.module())
-        names = ("rows", "parts", "join", "columns", "to_blocks", "from_blocks")
-        self._at = {name: self._code.address(name) for name in names if name in self._code._symbols}
-        self._at.setdefault("to_blocks", self._at["columns"])
-        self._at.setdefault("from_blocks", self._at["columns"])
+        self._at = {name: self._code.address(name) for name in ("rows", "parts", "join", "columns", "crossed")}
+        wide = {"to_blocks": "columns", "from_blocks": "columns", "crossed_to_blocks": "crossed"}
+        same = self.kernels.held is dtype
+        self._at |= {name: self._code.address(other if same else name) for name, other in wide.items()}
         self.plans: dict[Any, Any] = {}  # shape, dims, keepdim -> for `little`
 
     def module(self) -> Module:
@@ -160,12 +166,15 @@ class Reduction:
 
     def _columns(self, name: str, out: Any, x: Any, walk: Columns, blocks: int) -> Any:
         tile = VECTORS * self.kernels.lanes
+        if walk.column_stride != 1:
+            name, tile = {"columns": "crossed", "to_blocks": "crossed_to_blocks"}[name], self.kernels.lanes
         panels = -(-walk.columns // tile)
         items = walk.outers * panels * blocks
         per_chunk = max(1, _CHUNK // (min(tile, walk.columns) * -(-walk.first // blocks) * walk.rest))
         table = [
             out, x, walk.columns, panels, walk.outers, items, walk.first, walk.rest, -(-walk.first // blocks),
-            walk.outer_stride, walk.first_stride, walk.rest_stride, per_chunk,
+            walk.outer_stride, walk.first_stride, walk.rest_stride, per_chunk, walk.column_stride,
+            int(walk.rest == 1),
         ]  # fmt: skip
         assert len(table) == len(COLUMNS)
         return self._at[name], table, -(-items // per_chunk)

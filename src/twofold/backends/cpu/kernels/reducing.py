@@ -9,10 +9,13 @@ Words of 8 bytes, from word 2 on. `ROWS`, `PARTS`, `JOIN` and `COLUMNS` name the
 each block of each row, and "join", which adds them. "columns" adds rows to each other, for `OUTERS` times `BLOCKS`
 blocks; its results lie as (block, outer, column). Blocks are put together by "columns" again. For
 float16 and bfloat16, whose partial sums are float32, there are "to_blocks" and "from_blocks" for that.
+"crossed" and "crossed_to_blocks" do the same where the rows' elements lie apart, and neighbours are in different
+rows: those of `rest`, or of `first` if `runs_first`. Squares of elements are turned in registers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ....ir.dtypes import HALVES, DType, float32
@@ -35,7 +38,7 @@ PARTS = ("out", "x", "length", "stride", "items", "blocks", "per_chunk")
 JOIN = ("out", "x", "rows", "blocks")
 COLUMNS = (
     "out", "x", "columns", "panels", "outers", "items", "first", "rest", "block", "outer_stride", "first_stride",
-    "rest_stride", "per_chunk",
+    "rest_stride", "per_chunk", "column_stride", "runs_first",
 )  # fmt: skip
 
 
@@ -71,7 +74,9 @@ class ReduceKernels(RowsKernel):
         self._emit_parts(kernel_function(module, "parts"))
         self._emit_join(kernel_function(module, "join"))
         self._emit_columns(kernel_function(module, "columns"), self.dtype, self.dtype)
+        self._emit_crossed(kernel_function(module, "crossed"), self.dtype)
         if self.held is not self.dtype:
+            self._emit_crossed(kernel_function(module, "crossed_to_blocks"), self.held)
             self._emit_columns(kernel_function(module, "to_blocks"), self.dtype, self.held)
             self._emit_columns(kernel_function(module, "from_blocks"), self.held, self.dtype)
 
@@ -125,16 +130,7 @@ class ReduceKernels(RowsKernel):
         w, lanes = _words(f, COLUMNS), self.lanes
         tile = lanes * VECTORS
 
-        def item(i: Number) -> None:
-            panel, rest = f.rem(i, w["panels"]), f.div(i, w["panels"])
-            outer, block = f.rem(rest, w["outers"]), f.div(rest, w["outers"])
-            column = f.mul(panel, tile)
-            low = f.mul(block, w["block"])
-            high = f.min(f.add(low, w["block"]), w["first"])
-            x = f.at(w["x"], f.mul(f.add(f.mul(outer, w["outer_stride"]), column), source.itemsize))
-            out = f.at(w["out"], f.mul(f.add(f.mul(rest, w["columns"]), column), target.itemsize))
-            left = f.sub(w["columns"], column)
-
+        def panel(x: Val, out: Val, low: Number, high: Number, left: Number) -> None:
             def vector(v: Number) -> None:
                 at = [f.at(p, f.mul(v, d.itemsize)) for p, d in ((x, source), (out, target))]
                 self._add_rows(f, w, at[0], at[1], low, high, source, target, 1, f.sub(left, v))
@@ -143,8 +139,58 @@ class ReduceKernels(RowsKernel):
             f.when(full, lambda: self._add_rows(f, w, x, out, low, high, source, target, VECTORS, None))
             f.loop(0, f.select(full, f.int(0), f.int(left)), vector, step=lanes)
 
+        self._panels(f, w, source, target, tile, panel)
+
+    def _panels(
+        self, f: Function, w: dict[str, Val], source: DType, target: DType, tile: int, panel: Callable[..., None]
+    ) -> None:
+        """`panel(address of x, of the result, first and last row, columns left)` for all items."""
+
+        def item(i: Number) -> None:
+            place, rest = f.rem(i, w["panels"]), f.div(i, w["panels"])
+            outer, block = f.rem(rest, w["outers"]), f.div(rest, w["outers"])
+            column = f.mul(place, tile)
+            low = f.mul(block, w["block"])
+            high = f.min(f.add(low, w["block"]), w["first"])
+            start = f.add(f.mul(outer, w["outer_stride"]), f.mul(column, w["column_stride"]))
+            x = f.at(w["x"], f.mul(start, source.itemsize))
+            out = f.at(w["out"], f.mul(f.add(f.mul(rest, w["columns"]), column), target.itemsize))
+            panel(x, out, low, high, f.sub(w["columns"], column))
+
         f.loop(*_range(f, w["per_chunk"], w["items"]), item)
         _end(f)
+
+    def _emit_crossed(self, f: Function, target: DType) -> None:
+        w, lanes, size = _words(f, COLUMNS), self.lanes, self.dtype.itemsize
+        runs_first = f.icmp("ne", w["runs_first"], 0)
+
+        def panel(x: Val, out: Val, low: Number, high: Number, left: Number) -> None:
+            count = f.int(f.min(left, lanes))
+            # columns that are not there: the last one once more
+            own = [f.mul(f.min(r, f.sub(count, 1)), f.mul(w["column_stride"], size)) for r in range(lanes)]
+            run = [f.select(runs_first, f.int(a), f.int(b)) for a, b in ((low, 0), (high, w["rest"]))]
+            times = [f.select(runs_first, f.int(a), f.int(b)) for a, b in ((0, low), (1, high))]
+
+            def line(i: Number, acc: Val) -> list[Val]:
+                start = f.at(x, f.mul(f.mul(i, w["first_stride"]), size))
+                columns = [f.at(start, place) for place in own]
+
+                def square(j: Number, acc: Val, rows: Number | None) -> Val:
+                    at = [f.at(column, f.mul(j, size)) for column in columns]
+                    for k, v in enumerate(_turned(f, [load(f, a, self.dtype, lanes, 1, rows) for a in at])):
+                        total = self.rule.add(f, self.dtype, acc, v)
+                        acc = total if rows is None else f.select(f.icmp("sgt", rows, k), total, acc)
+                    return acc
+
+                whole = f.sub(run[1], f.rem(f.sub(run[1], run[0]), lanes))
+                (acc,) = f.loop(run[0], whole, lambda j, acc: [square(j, acc, None)], [acc], step=lanes)
+                rest = f.int(f.sub(run[1], whole))
+                return f.loop(whole, run[1], lambda j, acc: [square(j, acc, rest)], [acc], step=lanes)
+
+            (total,) = f.loop(times[0], times[1], line, [self.rule.start(f, self.dtype, lanes)])
+            store(f, total, out, target, lanes, count)
+
+        self._panels(f, w, self.dtype, target, lanes, panel)
 
     def _add_rows(
         self,
@@ -177,6 +223,22 @@ class ReduceKernels(RowsKernel):
         start = [self.rule.start(f, self.dtype, lanes)] * vectors
         for v, total in enumerate(f.loop(low, high, around, start)):
             store(f, total, f.at(out, v * lanes * target.itemsize), target, lanes, count)
+
+
+def _turned(f: Function, rows: list[Val]) -> list[Val]:
+    """The columns of a square of vectors: halves of pairs of rows change places, then quarters, and so on."""
+    lanes, ty = len(rows), rows[0].ty
+    step = lanes // 2
+    while step:
+        out = list(rows)
+        for i in (i for i in range(lanes) if not i & step):
+            for place, shift in ((i, 0), (i + step, step)):
+                picks = [j + shift if not j & step else lanes + j - step + shift for j in range(lanes)]
+                mask = ", ".join(f"i32 {p}" for p in picks)
+                text = f"shufflevector {rows[i]}, {rows[i + step]}, <{lanes} x i32> <{mask}>"
+                out[place] = f.value(text, ty)
+        rows, step = out, step // 2
+    return rows
 
 
 def reduce_entry(module: Module) -> str:
