@@ -46,6 +46,7 @@ class Compiled:
         self.fullgraph = fullgraph
         self.specializations: dict[Any, list[tuple[Any, Specialization | Tree | None]]] = {}
         self.reasons: list[str] = []
+        self._largest = 0  # number of items in a batch
         self._plain: dict[Any, tuple[Any, Any]] = {}  # for tensors alone, by what is quickly looked at
         self._lock = threading.RLock()  # a trace borrows the tensors from outside
         forks.tell(self)
@@ -126,7 +127,8 @@ class Compiled:
                 entry = traced.guard, None  # eager code raises the error where it is due
             else:
                 with recording.span("compile", name):
-                    entry = traced.guard, specialize(traced)
+                    entry = traced.guard, specialize(traced, self._largest)
+                self._largest = max(self._largest, entry[1].batch.count)
         known.append(entry)
         if len(known) > _KEPT:
             del known[0]

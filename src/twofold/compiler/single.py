@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..backends.cpu.items import Batch
 from ..backends.cpu.program import Program
 from ..ir.graph import Graph
 from ..ir.primitive import Primitive
@@ -12,7 +13,11 @@ from .pipeline import optimize
 
 
 def program_of(
-    p: Primitive, types: list[TensorType], params: dict[str, Any], constants: dict[int, Any] | None = None
+    p: Primitive,
+    types: list[TensorType],
+    params: dict[str, Any],
+    constants: dict[int, Any] | None = None,
+    largest: int = 0,
 ) -> Program:
     """The primitive as a program.
 
@@ -20,8 +25,9 @@ def program_of(
         types: of all operands.
         constants: number of an operand -> its array, where that is a part of the program: a power by 2
             is another operation than one by any number. The program takes the other operands.
+        largest: how many items the operation was given before at most, see `Batch`.
     """
     graph, known = Graph(f"eager {p.name}"), constants or {}
     operands = [graph.constant(known[i]) if i in known else graph.add_input(t) for i, t in enumerate(types)]
     graph.set_outputs(graph.add(p, operands, params))
-    return Program(optimize(graph))
+    return Program(optimize(graph), batch=Batch.of([v.type for v in graph.inputs], largest))

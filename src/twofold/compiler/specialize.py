@@ -10,6 +10,7 @@ in every call, until nobody else has the array any more. Arrays that do not own 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from sys import getrefcount
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from ..autodiff import tape
 from ..autodiff.bind import current_node, rebase_history, require_writable
 from ..autodiff.handle import Settings, Tensor, storage_of, wrap
+from ..backends.cpu.items import Batch
 from ..backends.cpu.program import Program
 from .anomaly import run_checked
 from .derivative import Derivative, Made
@@ -30,9 +32,15 @@ from .trace import Trace
 _new = object.__new__
 
 
-def specialize(traced: Trace) -> Specialization:
-    """Compile a trace."""
-    return Specialization(traced) if traced.derivative is None else Differentiable(traced, traced.derivative)
+def specialize(traced: Trace, largest: int = 0) -> Specialization:
+    """Compile a trace.
+
+    Args:
+        largest: how many items the function was given before at most, see `Batch`.
+    """
+    if traced.derivative is None:
+        return Specialization(traced, largest)
+    return Differentiable(traced, traced.derivative, largest)
 
 
 class Specialization:
@@ -43,8 +51,9 @@ class Specialization:
             then the other state.
     """
 
-    def __init__(self, traced: Trace):
+    def __init__(self, traced: Trace, largest: int = 0):
         self.trace = traced
+        self.batch = Batch.of([v.type for v in traced.graph.inputs[: traced.num_args]], largest)
         self.num_results = traced.num_results
         self.gives_one = traced.gives_one
         self._grads = [slot for slot in traced.state if slot.is_grad]
@@ -88,7 +97,7 @@ class Specialization:
 
     def _compile(self, traced: Trace) -> Program:
         graph, history = run_passes(traced.rest)
-        return introduce(Program(graph, self.updates, standing=self._standing), history)
+        return introduce(Program(graph, self.updates, standing=self._standing, batch=self.batch), history)
 
     def run(self, tensors: Sequence[Tensor], made: Sequence[Any] = (), result: Any = None) -> Any:
         """Call the program on the arguments' tensors; state is read from and written to its place.
@@ -217,11 +226,11 @@ _OWN = _count_of_own()
 class Differentiable(Specialization):
     """A function whose results require a gradient: two programs, and a node on the tape for each call."""
 
-    def __init__(self, traced: Trace, derivative: Derivative):
+    def __init__(self, traced: Trace, derivative: Derivative, largest: int = 0):
         self.derivative = derivative
         self._roots = [r.number for r in derivative.roots if isinstance(r, Made)]
         self._rebased = [traced.updates[r] for r in derivative.roots if isinstance(r, int)]
-        super().__init__(traced)
+        super().__init__(traced, largest)
 
     def _compile(self, traced: Trace) -> Program:
         d, graph = self.derivative, traced.graph
@@ -246,10 +255,14 @@ class Differentiable(Specialization):
             places[source] = len(places)
         self._inputs = [i for kind, i in places if kind == "input"]
         self._outputs = [k for kind, k in places if kind == "output"]
+        state = {i for i, (kind, k) in enumerate(parts.sources) if kind == "input" and k not in self.batch.inputs}
+        saved = [
+            i for i, v in enumerate(parts.backward.inputs) if i not in state and v.shape[:1] == (self.batch.count,)
+        ]
         ends = {w if isinstance(w, int) else self._input_of(w, traced): e for e, w in enumerate(d.wanted)}
         self.backward = Backward(
             graph.name,
-            introduce(Program(parts.backward), history),
+            introduce(Program(parts.backward, batch=replace(self.batch, inputs=tuple(saved))), history),
             extract(whole, [*(whole.inputs[i] for i in given), *whole.inputs[num_inputs:]], whole.outputs),
             [v.type for v in d.seeds],
             d.reached,
@@ -257,7 +270,8 @@ class Differentiable(Specialization):
             [places[s] for s in sources[len(parts.sources) :]],
             [ends.get(i) for i in given],
         )
-        return introduce(Program(parts.forward, self.updates, standing=self._standing), history)
+        forward = Program(parts.forward, self.updates, standing=self._standing, batch=self.batch)
+        return introduce(forward, history)
 
     def _input_of(self, handle: Tensor, traced: Trace) -> int:
         first = traced.num_args + len(self._grads) + traced.num_found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ...ir.graph import Graph, Node, Value
 from .group import Group, is_elementwise
+from .sizes import planned
 
 _CHEAP = frozenset(("add", "sub", "mul", "neg", "relu", "where"))
 _COMPARISONS = frozenset(("eq", "ne", "lt", "le", "gt", "ge"))
@@ -61,7 +62,11 @@ class _Again:
 
     def _suits(self, node: Node, group: Group) -> bool:
         value = node.outputs[0]
-        if node.prim.name not in _CHEAP | _COMPARISONS or value.type.size < _LEAST_SIZE or not is_elementwise(node):
+        if (
+            node.prim.name not in _CHEAP | _COMPARISONS
+            or planned(value.type.size) < _LEAST_SIZE
+            or not is_elementwise(node)
+        ):
             return False
         if group.kind not in ("rows", "contract") or group.num_inner or value.shape != group.shape:
             return False

@@ -12,6 +12,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .sizes import Key, Size, least
+
 _SYMBOL = re.compile(r"@([\w.$]+)")
 
 
@@ -39,7 +41,8 @@ class Module:
         self.shared: dict[str, str] = {}  # private functions that kernels call
         self.declarations: dict[str, str] = {}
         self.bodies: dict[str, str] = {}  # code of a kernel -> its symbol
-        self.kernels: dict[str, tuple[str, list[int]]] = {}  # name -> (symbol, numbers of its buffers)
+        # name -> (symbol, numbers of its buffers, and the numbers that its code reads, see Note [Sizes])
+        self.kernels: dict[str, tuple[str, list[int], list[int]]] = {}
 
     def declare(self, name: str, result: str, args: Sequence[str]) -> None:
         self.declarations[name] = f"declare {result} @{name}({', '.join(args)})"
@@ -50,7 +53,8 @@ class Module:
             self.shared[function.name] = body
             return
         symbol = self.bodies.setdefault(body, f"kernel{len(self.bodies)}")
-        self.kernels[function.name] = (symbol, list(function.slots))
+        sizes = [number for _, number in function.sizes.values()]
+        self.kernels[function.name] = (symbol, list(function.slots), sizes)
 
     @property
     def functions(self) -> dict[str, str]:
@@ -128,6 +132,7 @@ class Function:
         self.args = [Val(f"%{n}", ty) for ty, n in args]
         self.lines: list[str] = []
         self.slots: dict[int, int] = {}  # number of a buffer -> place in the kernel's table of addresses
+        self.sizes: dict[Key, tuple[Val, int]] = {}  # numbers in the table, behind the addresses
         self.stack: list[str] = []  # reservations, which stand before everything else
         self._count = 0
         self._block = "entry"
@@ -139,9 +144,17 @@ class Function:
         name = self.name if self.private else "kernel"
         return (
             f"define {linkage}{self.result} @{name}({self.signature}) {self.attributes} {{\nentry:\n"
-            + "\n".join([*self.stack, *self.lines])
+            + "\n".join([*self.stack, *self._read_sizes(), *self.lines])
             + "\n}\n"
         )
+
+    def _read_sizes(self) -> list[str]:
+        """The code that reads the numbers of the table, written last: they stand behind the addresses."""
+        lines = []
+        for place, v in enumerate([v for v, _ in self.sizes.values()], len(self.slots) + 2):
+            lines.append(f"  {v.ref}.at = getelementptr i8, ptr %args, i64 {8 * place}")
+            lines.append(f"  {v.ref} = load i64, ptr {v.ref}.at, align 8")
+        return lines
 
     def fresh(self) -> str:
         self._count += 1
@@ -174,21 +187,32 @@ class Function:
     # --- integers (i64) that fold -------------------------------------------------------------
 
     def int(self, value: Number) -> Val:
-        return Val(str(value), "i64") if isinstance(value, int) else value
+        if isinstance(value, Val):
+            return value
+        if value.__class__ is Size and not self.private:
+            return self._size(value)
+        return Val(str(value), "i64")
+
+    def _size(self, value: Size) -> Val:
+        """A number of the kernel's table, see Note [Sizes]."""
+        known = self.sizes.get(value.key)
+        if known is None:
+            known = self.sizes[value.key] = Val(f"%size{len(self.sizes)}", "i64"), int(value)
+        return known[0]
 
     def add(self, a: Number, b: Number) -> Number:
         if isinstance(a, int) and isinstance(b, int):
             return a + b
-        if isinstance(a, int) and a == 0:
+        if a.__class__ is int and a == 0:
             return b
-        if isinstance(b, int) and b == 0:
+        if b.__class__ is int and b == 0:
             return a
         return self.value(f"add i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
 
     def sub(self, a: Number, b: Number) -> Number:
         if isinstance(a, int) and isinstance(b, int):
             return a - b
-        if isinstance(b, int) and b == 0:
+        if b.__class__ is int and b == 0:
             return a
         return self.value(f"sub i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
 
@@ -196,7 +220,7 @@ class Function:
         if isinstance(a, int) and isinstance(b, int):
             return a * b
         for x, y in ((a, b), (b, a)):
-            if isinstance(x, int):
+            if x.__class__ is int:
                 if x == 0:
                     return 0
                 if x == 1:
@@ -207,28 +231,27 @@ class Function:
         """Floor division of non-negative numbers."""
         if isinstance(a, int) and isinstance(b, int):
             return a // b
-        if isinstance(b, int) and b == 1:
+        if b.__class__ is int and b == 1:
             return a
         return self.value(f"udiv i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
 
     def rem(self, a: Number, b: Number) -> Number:
         if isinstance(a, int) and isinstance(b, int):
             return a % b
-        if isinstance(b, int) and b == 1:
+        if b.__class__ is int and b == 1:
             return 0
         return self.value(f"urem i64 {self.int(a).ref}, {self.int(b).ref}", "i64")
 
     def min(self, a: Number, b: Number) -> Number:
         if isinstance(a, int) and isinstance(b, int):
-            return min(a, b)
+            return least(a, b)
         a, b = self.int(a), self.int(b)
         return self.select(self.icmp("slt", a, b), a, b)
 
     def icmp(self, op: str, a: Number, b: Number) -> Val:
         x = a if isinstance(a, Val) else None
         ty = x.ty if x else (b.ty if isinstance(b, Val) else "i64")
-        left = a.ref if isinstance(a, Val) else str(a)
-        right = b.ref if isinstance(b, Val) else str(b)
+        left, right = [x.ref if isinstance(x, Val) else self.int(x).ref if ty == "i64" else str(x) for x in (a, b)]
         _, lanes = element(ty)
         return self.value(f"icmp {op} {ty} {left}, {right}", vector("i1", lanes))
 
@@ -331,7 +354,7 @@ class Function:
 
         A loop that is known to run once or never is no loop.
         """
-        if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
+        if start.__class__ is stop.__class__ is step.__class__ is int:
             if start >= stop:
                 return list(carry)
             if start + step >= stop:

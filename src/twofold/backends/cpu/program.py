@@ -22,6 +22,7 @@ from . import team as _team
 from .cost import Cost, cost_of, program_text
 from .effects import written_slots
 from .invariant import invariant_steps
+from .items import Batch, marked
 from .jit import assembly, compile_kernels
 from .layout import Buffer
 from .lowering import Lowering
@@ -43,6 +44,7 @@ class Program:
         target: the processor; this one's by default.
         standing: numbers of inputs whose elements only change before a call of `refresh()`. What follows from
             them alone is not computed again; with the arrays of another call it is.
+        batch: which inputs hold a number of items. Programs for other numbers share most of their code.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Program:
         updates: dict[int, int] | None = None,
         target: Target | None = None,
         standing: Collection[int] = (),
+        batch: Batch = Batch(),  # noqa: B008
     ):
         self.graph = graph
         self.history: Any = None  # of the passes that made the graph, if there were any
@@ -60,7 +63,8 @@ class Program:
         self.target = target or host()
         started = time.perf_counter()
         lowering = Lowering(graph, self.target, self.updates)
-        lowering.run()
+        with marked(graph, batch):
+            lowering.run()
         self.views, self.steps, self.buffers = lowering.views, lowering.steps, lowering.buffers
         self.direct = lowering.direct
         self.texts = lowering.module.texts()
@@ -112,7 +116,7 @@ class Program:
         self.writes: dict[str, set[Buffer]] = {}
         for step in self.steps:
             if step.kind != "numpy":
-                symbol, numbers = self._kernels[step.symbol]
+                symbol, numbers, _ = self._kernels[step.symbol]
                 touched = [self.buffers[n - 2] for n in numbers]
                 step.buffers = tuple(dict.fromkeys((*step.buffers, *touched)))
                 self.writes[step.symbol] = {touched[slot - 2] for slot in slots[symbol] if slot > 1}
@@ -189,13 +193,18 @@ class Program:
             self._arrays.append(array)
             addresses.append(address)
         native = [step for step in self.steps if step.kind != "numpy"]
-        rows = [[0, 1, *self._kernels[step.symbol][1]] for step in native]
-        table = np.array([addresses[n] for row in rows for n in row] or [0], np.uint64)
-        places: dict[int, list[int]] = {}
-        for place, number in enumerate(n for row in rows for n in row):
-            places.setdefault(number, []).append(place)
+        entries: list[int] = []
+        places: dict[int, list[int]] = {}  # of a buffer -> where the tables hold its address
+        starts: dict[int, int] = {}
+        for step in native:
+            starts[id(step)] = len(entries)
+            _, numbers, sizes = self._kernels[step.symbol]
+            for number in (0, 1, *numbers):
+                places.setdefault(number, []).append(len(entries))
+                entries.append(addresses[number])
+            entries += [n % (1 << 64) for n in sizes]  # see Note [Sizes]
+        table = np.array(entries or [0], np.uint64)
         self._table, self._slots = table, table.data
-        starts = dict(zip(map(id, native), itertools.accumulate([0, *map(len, rows)]), strict=False))
         self._inputs = [
             (b.number, places.get(b.number, [])) for b in (self.views[v].buffer for v in self.graph.inputs)
         ]
@@ -252,7 +261,7 @@ class Program:
 
     def _address(self, step: Step) -> int:
         """Where the code of a step begins; 0 if it is for another processor."""
-        symbol, _ = self._kernels[step.symbol]
+        symbol = self._kernels[step.symbol][0]
         return self._code[symbol].address if self._code else 0
 
     def __call__(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from ...ir.graph import Graph, Node, Value
 from .group import Group, is_elementwise
+from .sizes import planned
 
 _CHEAP = frozenset(("add", "sub", "mul", "neg", "relu", "where", "maximum", "minimum"))
 _PRODUCTS = frozenset(("conv_last", "conv_last_input_grad", "conv_last_weight_grad"))
@@ -157,4 +158,4 @@ def _is_product(group: Group) -> bool:
 
 
 def _bytes(value: Value) -> int:
-    return value.type.size * value.dtype.itemsize
+    return planned(value.type.size) * value.dtype.itemsize

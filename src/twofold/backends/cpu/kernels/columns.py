@@ -18,6 +18,7 @@ from ....ir.graph import Node, Value
 from .. import registers
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer, View, merge
+from ..sizes import Size, given, most, planned
 from .access import base, load, store
 from .rows import _REDUCE
 from .scalars import NONE, Scalars
@@ -25,6 +26,10 @@ from .scalars import NONE, Scalars
 _MOST_BLOCKS = 16
 _MOST_VECTORS = 4  # side by side: a row that is read in long pieces comes from memory three times as fast
 _LONG = 256  # rows from which a reduction is cut
+
+
+def _block(first: int, rows: int) -> int:
+    return -(-first // _MOST_BLOCKS) if rows >= _LONG else first
 
 
 class ColumnsKernel:
@@ -78,11 +83,14 @@ class ColumnsKernel:
         self.panels = -(-self.columns // self.tile)
         rows = math.prod(self.reduced)
         first = self.reduced[0]
-        self.block = -(-first // _MOST_BLOCKS) if rows >= _LONG else first
+        self.block = _block(first, rows)
+        if isinstance(rows, Size) and isinstance(first, Size):
+            self.block = given("block", int(self.block), planned(_block(planned(first), planned(rows))))
         self.blocks = -(-first // self.block)
+        self.cuts = max(self.blocks, planned(self.blocks)) > 1  # the sum of one block's partial sums is the same
         self.items = math.prod(self.kept[:-1]) * self.panels
-        per_item = max(1, rows // self.blocks * self.tile)
-        self.per_chunk = max(1, (1 << 13) // per_item)
+        per_item = most(1, rows // self.blocks * self.tile)
+        self.per_chunk = most(1, (1 << 13) // per_item)
         self.chunks = -(-self.items * self.blocks // self.per_chunk)
         self.partials: Buffer | None = None
 
@@ -93,7 +101,7 @@ class ColumnsKernel:
 
     def partial_elements(self) -> int:
         """Elements of the buffer of partial sums, if the reduction is cut into blocks."""
-        return self.blocks * len(self.reductions) * self.size if self.blocks > 1 else 0
+        return self.blocks * len(self.reductions) * self.size if self.cuts else 0
 
     def emit(self, module: Module, name: str, partials: Buffer | None) -> None:
         """Write the walk over the rows; results go to `partials` when the walk is cut."""

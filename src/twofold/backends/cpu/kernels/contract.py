@@ -17,8 +17,10 @@ from .. import registers
 from ..emit import Function, Module, Val, vector
 from ..group import Group
 from ..layout import Buffer, View
+from ..sizes import divides, least, most, planned
 from ..target import Target
 from .access import base, load, store
+from .cut import Cut
 from .scalars import NONE, Scalars
 from .tile import copy_bytes, scratch_of
 
@@ -26,13 +28,6 @@ _PANELS = 8  # that use a gathered row tile of A
 _CACHED = 1 << 20  # bytes of a gathered row tile
 _TALL = 1 << 21  # bytes that a column of A spans, from which a row tile is gathered
 _LIGHT = 6  # nodes of a group whose epilogue is written out for every vector of the tile
-
-
-def tile_rows(rows: int, most: int) -> list[int]:
-    """Split rows into balanced tiles of at most `most`: 64 by 14 is 13, 13, 13, 13, 12."""
-    count = -(-rows // most)
-    small, extra = divmod(rows, count)
-    return [small + (i < extra) for i in range(count)]
 
 
 class ContractKernel:
@@ -66,31 +61,32 @@ class ContractKernel:
         self.lanes = target.lanes(8 if self.dtype.itemsize == 8 else 4)
         self.vectors = 2
         self.width = self.lanes * self.vectors
-        most = target.tile_rows
-        self.tiles = tile_rows(self.m, most)
+        read = {a.buffer, b.buffer, *(v.buffer for v in self.sources.values()), *scalars.buffers}
+        # rows may be computed twice, unless that would read what was written
+        self.cut = Cut(self.m, target.tile_rows, all(v.buffer not in read for v in outputs.values()))
         self.panels = -(-self.n // self.width)
         self.gathered = self._gathered_strides()
         self.gathers = self.gathered is not None
         self.group_panels = min(self.panels, _PANELS) if self.gathers else 1
         self.panel_groups = -(-self.panels // self.group_panels)
-        self.items = math.prod(self.batch) * self.panel_groups * len(self.tiles)
+        self.items = math.prod(self.batch) * self.panel_groups * self.cut.count
         # All panels of a block of rows before the next block, so that a thread, which begins with a range of
         # items, writes whole rows: those it reads in the kernels around. Lines from another core are slow.
-        blocks = 1 if self.gathers else min(4, max(1, len(self.tiles) // 3))
-        self.block = -(-len(self.tiles) // blocks)
-        flops = 2 * max(self.tiles) * self.width * self.k * self.group_panels
+        blocks = 1 if self.gathers else least(4, most(1, self.cut.count // 3))
+        self.block = -(-self.cut.count // blocks)
+        flops = 2 * self.cut.height * self.width * self.k * self.group_panels
         # a chunk is long against a claim (0.25 us), and there are enough of them to balance
-        self.per_chunk = max(1, min(1_000_000 // max(1, flops), self.items // 32))
+        self.per_chunk = most(1, least(1_000_000 // most(1, flops), self.items // 32))
         self.chunks = -(-self.items // self.per_chunk)
         rows, columns = self.gathered or (0, 0)
         self.scratch_bytes = (
-            max(self.tiles) * rows * self.dtype.itemsize if columns == 1 else self.k * columns * self.dtype.itemsize
+            self.cut.height * rows * self.dtype.itemsize if columns == 1 else self.k * columns * self.dtype.itemsize
         )
         self.packed: Buffer | None = None
         # Rows of B far apart fall into the same few sets of the caches: a panel that several row
         # tiles read is worth gathering.
         gap = self.b.strides[-2] * self.dtype.itemsize if len(self.b.shape) >= 2 else 0
-        self.far_apart = len(self.tiles) >= 3 and self.k >= 256 and gap >= 1024
+        self.far_apart = planned(self.cut.count) >= 3 and planned(self.k) >= 256 and planned(gap) >= 1024
 
     def _gathered_strides(self) -> tuple[int, int] | None:
         """Strides of a row tile of A in scratch memory, where it is better copied there first.
@@ -98,17 +94,17 @@ class ContractKernel:
         A row tile of a transposed A lies in rows far apart, as in the gradient of a weight. Rows of A that lie a
         multiple of a page apart fall into one set of the first cache, which has fewer places than a tile has rows.
         """
-        am, ak = self.a.strides[-2:]
-        size = self.dtype.itemsize
+        am, ak = map(planned, self.a.strides[-2:])
+        size, height, depth = self.dtype.itemsize, self.cut.height, planned(self.k)
         held = registers.HELD[self.dtype.name] == registers.STORED[self.dtype.name]
         if not held or self.panels == 1:
             return None
-        if am == 1 and ak * size >= 2048 and self.k * ak * size >= _TALL:
-            fits = self.k * self.lanes * size <= _CACHED and max(self.tiles) <= self.lanes
+        if am == 1 and ak * size >= 2048 and depth * ak * size >= _TALL:
+            fits = depth * self.lanes * size <= _CACHED and height <= self.lanes
             return (1, self.lanes) if fits else None
-        if ak == 1 and am * size % 4096 == 0 and max(self.tiles) > 7 and self.k * size >= 1024:
+        if ak == 1 and am * size % 4096 == 0 and height > 7 and depth * size >= 1024:
             rows = self.k + 64 // size
-            return (rows, 1) if max(self.tiles) * rows * size <= _CACHED else None
+            return (rows, 1) if height * rows * size <= _CACHED else None
         return None
 
     @staticmethod
@@ -220,9 +216,7 @@ class ContractKernel:
             self._gathered = scratch_of(f)
         start = f.mul(first, self.per_chunk)
         stop = f.min(f.mul(last, self.per_chunk), self.items)
-        num_tiles = len(self.tiles)
-        sizes = sorted(set(self.tiles), reverse=True)
-        num_large = self.tiles.count(sizes[0])
+        num_tiles = self.cut.count
 
         def item(number: Any) -> None:
             whole = num_tiles * self.panel_groups
@@ -231,7 +225,7 @@ class ContractKernel:
             rest = f.rem(rest, self.block * self.panel_groups)
             begin = f.mul(block, self.block)
             in_block: Any = self.block
-            if num_tiles % self.block:
+            if not divides(self.block, num_tiles):
                 in_block = f.min(f.sub(num_tiles, begin), self.block)
             t, j = f.add(begin, f.rem(rest, in_block)), f.div(rest, in_block)
             index: list[Any] = []
@@ -268,15 +262,7 @@ class ContractKernel:
                     lambda: self._tile(f, bases, index, row, rows, j, column, tail),
                 )
 
-            if len(sizes) == 1:
-                with_rows(sizes[0], f.mul(t, sizes[0]))
-                return
-            large = f.icmp("slt", t, num_large)
-            f.when(large, lambda: with_rows(sizes[0], f.mul(t, sizes[0])))
-            f.when(
-                f.icmp("sge", t, num_large),
-                lambda: with_rows(sizes[1], f.add(f.mul(t, sizes[1]), num_large)),
-            )
+            self.cut.each(f, t, with_rows)
 
         f.loop(start, stop, item)
         f.ret()

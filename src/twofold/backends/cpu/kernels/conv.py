@@ -20,9 +20,10 @@ from ....ir.dtypes import float32
 from ....ir.types import Shape
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer, View
+from ..sizes import divides, planned
 from ..target import Target
 from .access import load, store
-from .contract import tile_rows
+from .cut import tile_rows
 from .tile import (
     Epilogue,
     Loop,
@@ -130,6 +131,7 @@ class ConvKernel:
     def _block(self) -> None:
         """Cut the work into items: some images, or a band of one image's rows, and some panels."""
         n, height, width, channels = self.x.shape
+        few = planned(n)
         seen = [(a, b) for (a, b), taps in zip(self.sweeps, self.taps, strict=True) if taps]
         self.stride = self.sweeps[0][0].stride
         self.most_rows = max(a.count for a, _ in self.sweeps)
@@ -145,15 +147,15 @@ class ConvKernel:
         self.images = 1
         if self.band == self.most_rows:
             image = (reach + (self.band - 1) * self.stride) * line_bytes
-            self.images = max(1, min(_SCRATCH // image, n // _FEW_ITEMS))
+            self.images = max(1, min(_SCRATCH // image, few // _FEW_ITEMS))
         bands = -(-self.most_rows // self.band)
-        if n * bands < _FEW_ITEMS and bands * unit < self.most_rows:
-            bands = min(-(-_FEW_ITEMS // n), self.most_rows // unit)
+        if few * bands < _FEW_ITEMS and bands * unit < self.most_rows:
+            bands = min(-(-_FEW_ITEMS // few), self.most_rows // unit)
             self.band = math.ceil(math.ceil(self.most_rows / bands) / unit) * unit
         self.bands = -(-self.most_rows // self.band)
         self.blocks = -(-n // self.images)
         every = self.groups * self.panels
-        self.splits = min(every, max(1, _FEW_ITEMS // (self.blocks * self.bands)))
+        self.splits = min(every, max(1, _FEW_ITEMS // (planned(self.blocks) * self.bands)))
         self.chunks = self.blocks * self.bands * self.splits
         self.lines = reach + (self.band - 1) * self.stride
         self.scratch_bytes = self.images * self.lines * line_bytes if self.copies else 0
@@ -248,7 +250,7 @@ class ConvKernel:
         def item(number: Any) -> None:
             block, band, split = unravel(f, number, (self.blocks, self.bands, self.splits))
             image = f.mul(block, self.images)
-            images = f.min(self.images, f.sub(n, image)) if n % self.images else self.images
+            images = self.images if divides(self.images, n) else f.min(self.images, f.sub(n, image))
             row = f.mul(band, self.band)
             surface = self._surface(f, bases, scratch, image, images, row)
             start = f.div(f.mul(split, every), self.splits)

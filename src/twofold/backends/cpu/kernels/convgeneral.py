@@ -27,9 +27,9 @@ from ..emit import Function, Val, vector
 from ..layout import Buffer, View
 from ..step import Step
 from .access import load, store
-from .contract import tile_rows
 from .conv import Sweep, adjoint_sweeps, forward_sweeps
 from .copying import CHUNK, Piece, copy_piece, copy_step, fill_piece, places
+from .cut import tile_rows
 from .relayout import row_major
 from .tile import Loop, bases_of, columns_of, kernel_function, multiply, unravel
 

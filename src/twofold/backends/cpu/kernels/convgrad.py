@@ -20,9 +20,10 @@ from ....ir.dtypes import float32
 from ....ir.types import Shape
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer, View
+from ..sizes import Size, divides, least
 from ..target import Target
 from .access import store
-from .contract import tile_rows
+from .cut import tile_rows
 from .tile import (
     Loop,
     bases_of,
@@ -81,7 +82,8 @@ class WeightGradKernel:
         batch = x.shape[0]
         pieces = 1 if self.together else groups * self.panels * kernel[0]
         size = groups * self.panels * self.panel_size * 4
-        groups_of_images = min(batch, _MOST_GROUPS, -(-_ENOUGH_ITEMS // pieces), max(1, _PARTIAL_BYTES // size))
+        groups_of_images = min(_MOST_GROUPS, -(-_ENOUGH_ITEMS // pieces), max(1, _PARTIAL_BYTES // size))
+        groups_of_images = least(batch, groups_of_images)
         self.per = -(-batch // groups_of_images)
         self.partials = -(-batch // self.per)
         self.chunks = self.partials * pieces
@@ -115,7 +117,7 @@ class WeightGradKernel:
             sizes = (self.partials, 1 if self.together else self.groups * self.panels * self.kernel[0])
             part, rest = unravel(f, number, sizes)
             image = f.mul(part, self.per)
-            images = f.min(self.per, f.sub(n, image)) if n % self.per else self.per
+            images = self.per if divides(self.per, n) else f.min(self.per, f.sub(n, image))
             out = f.at(bases[partials], f.mul(part, self.groups * self.panels * self.panel_size * 4))
             offset = f.add(f.mul(image, rows * cols * channels), self.g.offset)
             g = f.at(bases[self.g.buffer], f.mul(offset, 4))
@@ -292,9 +294,7 @@ class WeightGradKernel:
                     start = f.at(source, f.mul(t, self.inputs * self.width * 4))
                     for v, count in enumerate(counts):
                         a = f.at(start, v * lanes * 4)
-                        total = f.load(ty, a, 4)
-                        for q in range(1, self.partials):
-                            total = f.op("fadd", total, f.load(ty, f.at(a, q * every * self.panel_size * 4), 4))
+                        total = sum_of(f, a, self.partials, every * self.panel_size * 4, ty)
                         for lane in range(count):
                             o = f.mul(v * lanes + lane, self.inputs * taps)
                             store(f, f.extract(total, lane), f.at(target, f.mul(f.add(t, o), 4)), float32, 1)
@@ -310,6 +310,20 @@ class WeightGradKernel:
         f.ret()
         f.finish()
         return -(-items // per_chunk)
+
+
+def sum_of(f: Function, first: Val, count: int, step: int, ty: str) -> Val:
+    """The sum of `count` vectors, `step` bytes apart, in order."""
+
+    def add(q: Any, total: Val) -> list[Val]:
+        return [f.op("fadd", total, f.load(ty, f.at(first, f.mul(q, step)), 4))]
+
+    total = f.load(ty, first, 4)
+    if isinstance(count, Size):
+        return f.loop(1, count, add, [total])[0]
+    for q in range(1, count):
+        (total,) = add(q, total)
+    return total
 
 
 def _pick(f: Function, i: Any, values: list[int]) -> Any:

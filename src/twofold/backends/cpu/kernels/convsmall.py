@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..emit import Function, Module, Val, vector
-from .contract import tile_rows
+from ..sizes import planned
 from .conv import ConvKernel, Sweep
+from .cut import Cut
 from .tile import (
     Loop,
     bases_of,
@@ -32,7 +33,7 @@ _LEAST_CHANNELS = 16
 def suits(kernel: ConvKernel) -> bool:
     """Whether a convolution has images enough, and borders enough."""
     n, height, width, channels = kernel.x.shape
-    if kernel.depthwise or n < kernel.most // 2 or kernel.inputs < _LEAST_CHANNELS or not kernel.copies:
+    if kernel.depthwise or planned(n) < kernel.most // 2 or kernel.inputs < _LEAST_CHANNELS or not kernel.copies:
         return False
     reach = max((len(a.taps) - 1) * a.gap + 1 for a, _ in kernel.sweeps)
     if reach * width * channels * 4 * kernel.most > _SCRATCH:
@@ -56,19 +57,19 @@ class SmallConvKernel(ConvKernel):
         seen = [a for (a, _), taps in zip(self.sweeps, self.taps, strict=True) if taps]
         self.stride = self.sweeps[0][0].stride
         self.most_rows = max(a.count for a, _ in self.sweeps)
-        self.tiles = tile_rows(n, self.most)
+        self.cut = Cut(n, self.most, self.epilogue.may_repeat(self.x.buffer))
         self.first = min(a.first for a in seen)
         reach = max(a.first + (len(a.taps) - 1) * a.gap for a in seen) - self.first + 1
         line = width * channels * 4
-        fits = _SCRATCH // (max(self.tiles) * line)
+        fits = _SCRATCH // (self.cut.height * line)
         self.band = max(1, min(self.most_rows, (fits - reach) // self.stride + 1))
         self.bands = -(-self.most_rows // self.band)
         self.lines = min(height, reach + (self.band - 1) * self.stride)
         self.image_bytes = self.lines * line + 64
         every = self.groups * self.panels
-        self.splits = min(every, -(-_FEW_ITEMS // (len(self.tiles) * self.bands)))
-        self.chunks = len(self.tiles) * self.bands * self.splits
-        self.scratch_bytes = max(self.tiles) * self.image_bytes
+        self.splits = min(every, -(-_FEW_ITEMS // (planned(self.cut.count) * self.bands)))
+        self.chunks = self.cut.count * self.bands * self.splits
+        self.scratch_bytes = self.cut.height * self.image_bytes
 
     def emit(self, module: Module, name: str) -> None:
         assert self.packed is not None
@@ -76,21 +77,14 @@ class SmallConvKernel(ConvKernel):
         bases = bases_of(f, [self.x.buffer, self.packed, *self.epilogue.buffers])
         self.epilogue.start(f, bases, self.lanes)
         scratch = scratch_of(f)
-        large = max(self.tiles)
-        num_large = self.tiles.count(large)
 
         def item(number: Any) -> None:
-            t, band, split = unravel(f, number, (len(self.tiles), self.bands, self.splits))
+            t, band, split = unravel(f, number, (self.cut.count, self.bands, self.splits))
 
             def with_images(images: int, image: Any) -> None:
                 self._item(f, bases, scratch, images, image, f.mul(band, self.band), split)
 
-            if num_large == len(self.tiles):
-                with_images(large, f.mul(t, large))
-                return
-            f.when(f.icmp("slt", t, num_large), lambda: with_images(large, f.mul(t, large)))
-            image = f.add(f.mul(t, large - 1), num_large)
-            f.when(f.icmp("sge", t, num_large), lambda: with_images(large - 1, image))
+            self.cut.each(f, t, with_images)
 
         f.loop(f.args[1], f.args[2], item)
         f.ret()

@@ -23,6 +23,7 @@ from ....ir.graph import Node, Value
 from .. import registers, vgates
 from ..emit import Function, Val, vector
 from ..layout import MOVEMENT, Buffer, View
+from ..sizes import planned
 from ..step import Step
 from .access import load, store
 from .contract import _transpose_function
@@ -147,11 +148,14 @@ class _Recurrence:
         self.padded = self.panels * self.vectors * self.lanes
         most = max(1, (_PRODUCTS if target.num_registers >= 32 else 8) // (self.blocks * self.vectors))
         most = min(8, most)
-        self.tile = min(self.n, min(range(most, most // 2, -1), key=lambda r: -(-self.n // r) * r))
         weight_bytes = self.depth * self.padded * self.blocks * self.held.itemsize
         tiles = 1 if weight_bytes <= _CACHED else 2 if weight_bytes <= 8 * _CACHED else 4
-        self.tiles = max(1, min(tiles, self.n // self.tile))
-        self.rows = self.tile * self.tiles
+        for n in (planned(self.n), int(self.n)):
+            self.tile = min(n, min(range(most, most // 2, -1), key=lambda r: -(-n // r) * r))
+            self.tiles = max(1, min(tiles, n // self.tile))
+            self.rows = self.tile * self.tiles
+            if self.rows <= self.n:
+                break
         self.chunks = -(-self.n // self.rows)
         self.views: dict[Value, View] = {v: lowering._view_of(v) for v in (*node.inputs, *node.outputs)}
         self.stored = [v for v in node.outputs if v in lowering.wanted]

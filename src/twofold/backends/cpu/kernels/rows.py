@@ -36,6 +36,7 @@ from .. import registers
 from ..emit import Function, Module, Number, Val, vector
 from ..group import Group, is_flat
 from ..layout import View, merge
+from ..sizes import Size, divides, most, planned
 from ..vmath import MATH
 from .access import base, lane_mask, lanes_between, load, store
 from .scalars import NONE, Scalars
@@ -142,12 +143,12 @@ class RowsKernel:
         self.rows = math.prod(outer)
         self.length = length = math.prod(inner)
         self.in_phase = len(inner) == 1 or inner[-1] % PARTIALS == 0  # see Note [Runs]
-        self.split_row = not self.num_inner and self.rows == 1 and length >= 2 * _CHUNK_ELEMENTS
+        self.split_row = not self.num_inner and self.rows == 1 and planned(length) >= 2 * _CHUNK_ELEMENTS
         if self.split_row:
             self.per_chunk = _CHUNK_ELEMENTS
             self.chunks = -(-length // _CHUNK_ELEMENTS)
         else:
-            self.per_chunk = max(1, _CHUNK_ELEMENTS // max(1, length))
+            self.per_chunk = most(1, _CHUNK_ELEMENTS // most(1, length))
             self.chunks = -(-self.rows // self.per_chunk)
 
     def obstacles(self) -> dict[Value, View]:
@@ -308,10 +309,12 @@ class _Row:
         lanes = k.lanes
         whole = f.min(stop, length // lanes * lanes)
         f.loop(start, whole, lambda i: self._step(0, [], stored, (i,), None, []), step=lanes)
-        if length % lanes:
+        if not divides(lanes, length):
             at_end = f.icmp("eq", stop, length)
             rest = length // lanes * lanes
-            f.when(at_end, lambda: self._step(0, [], stored, (rest,), length - rest, []))
+            count: Number = length - rest
+            count = f.int(count) if isinstance(count, Size) else count
+            f.when(at_end, lambda: self._step(0, [], stored, (rest,), count, []))
 
     # --- values -----------------------------------------------------------------------------
 
@@ -473,11 +476,11 @@ class _Row:
             return out
 
         sums = f.loop(first, whole, body, sums, step=step)
-        if isinstance(last, int) and isinstance(whole, int):
+        if last.__class__ is whole.__class__ is int:
             for way, i in enumerate(range(whole, last, lanes)):
                 count = min(lanes, last - i)
                 sums = self._step(p, reduced, stored, (*around, i), None if count == lanes else count, sums, way)
-        elif not (k.in_phase and isinstance(k.length, int) and k.length % step == 0):
+        elif not (k.in_phase and divides(step, k.length)) or (isinstance(last, Size) and not divides(step, last)):
             sums = self._masked(p, reduced, stored, around, whole, first, last, sums)
         return sums
 

@@ -9,7 +9,7 @@ from ....ir.dtypes import DType, float32
 from ....ir.graph import Node, Value
 from ....ir.types import Shape
 from .. import registers
-from ..emit import Function, Module, Val, vector
+from ..emit import Function, Module, Number, Val, vector
 from ..layout import Buffer, View
 from ..vmath import MATH
 from .access import base, load, store
@@ -143,6 +143,11 @@ class Epilogue:
             self.scalars.buffers, key=lambda b: b.number
         )
 
+    def may_repeat(self, operand: Buffer) -> bool:
+        """Whether elements of the result may be computed twice: nothing is written that is read."""
+        read = {operand, *(v.buffer for v in self.sources.values()), *self.scalars.buffers}
+        return all(v.buffer not in read for v in self.outputs.values())
+
     def start(self, f: Function, bases: dict[Buffer, Val], lanes: int) -> None:
         """Compute what all tiles need."""
         self._numbers = self.scalars.emit(f, bases, lanes)
@@ -233,20 +238,20 @@ def _part(count: int, lanes: int) -> int | None:
     return None if count == lanes else count
 
 
-def copy_bytes(f: Function, target: Val, source: Val, size: int) -> None:
-    """Copy a block whose size is known."""
+def copy_bytes(f: Function, target: Val, source: Val, size: Number) -> None:
+    """Copy a block."""
     if size:
         name = "llvm.memcpy.p0.p0.i64"
         f.module.declare(name, "void", ["ptr", "ptr", "i64", "i1"])
-        f.emit(f"call void @{name}(ptr align 4 {target.ref}, ptr align 4 {source.ref}, i64 {size}, i1 false)")
+        f.emit(f"call void @{name}(ptr align 4 {target.ref}, ptr align 4 {source.ref}, {f.int(size)}, i1 false)")
 
 
-def zero_bytes(f: Function, target: Val, size: int) -> None:
-    """Fill a block whose size is known with zeros."""
+def zero_bytes(f: Function, target: Val, size: Number) -> None:
+    """Fill a block with zeros."""
     if size:
         name = "llvm.memset.p0.i64"
         f.module.declare(name, "void", ["ptr", "i8", "i64", "i1"])
-        f.emit(f"call void @{name}(ptr align 4 {target.ref}, i8 0, i64 {size}, i1 false)")
+        f.emit(f"call void @{name}(ptr align 4 {target.ref}, i8 0, {f.int(size)}, i1 false)")
 
 
 def copy_bordered(

@@ -21,9 +21,10 @@ from ....ir.config import WINOGRAD
 from ....ir.dtypes import float32
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer
+from ..sizes import planned
 from .access import load, store
-from .contract import tile_rows
 from .conv import ConvKernel, _tap_offset
+from .cut import Cut
 from .tile import bases_of, columns_of, copy_bytes, kernel_function, multiply, scratch_of, unravel, zero_bytes
 
 _SCRATCH = 400 << 10  # bytes of transformed input that a worker holds at a time
@@ -137,16 +138,14 @@ class WinogradKernel(ConvKernel):
         self.windows = Windows((height, width, channels), self.grid, (rows.first, cols.first), (4, 4))
         self.element = self.inputs * self.width + SHIFT
         self.panel_size = 16 * self.element
-        self.tiles = tile_rows(n * self.grid[0] * self.grid[1], self.most)
-        self.large = self.tiles[0]
-        self.num_large = self.tiles.count(self.large)
+        self.cut = Cut(n * self.grid[0] * self.grid[1], self.most, self.epilogue.may_repeat(self.x.buffer))
         self.row = -(-channels // self.lanes) * self.lanes * 4 + PAD
-        fits = _SCRATCH // (16 * self.row * self.large)
-        self.block = max(1, min(fits, len(self.tiles) // 2))
-        self.blocks = -(-len(self.tiles) // self.block)
-        self.splits = min(self.panels, -(-_FEW_ITEMS // self.blocks))
+        fits = _SCRATCH // (16 * self.row * self.cut.height)
+        self.block = max(1, min(fits, planned(self.cut.count) // 2))
+        self.blocks = -(-self.cut.count // self.block)
+        self.splits = min(self.panels, -(-_FEW_ITEMS // planned(self.blocks)))
         self.chunks = self.blocks * self.splits
-        most = self.block * self.large
+        most = self.block * self.cut.height
         self.input_step = most * self.row + PAD  # between the elements of a tile, of 16 matrices
         self.output_step = most * self.width * 4 + PAD
         self.scratch_bytes = 16 * (self.input_step + self.output_step) + self.windows.scratch_bytes
@@ -216,9 +215,8 @@ class WinogradKernel(ConvKernel):
         def item(number: Any) -> None:
             block, split = unravel(f, number, (self.blocks, self.splits))
             begin = f.mul(block, self.block)
-            end = f.min(f.add(begin, self.block), len(self.tiles))
-            first = self._first(f, begin)
-            count = f.sub(self._first(f, end), first)
+            end = f.min(f.add(begin, self.block), self.cut.count)
+            first, count = self.cut.span(f, begin, end)
 
             def transform(t: Any) -> None:
                 self._transform(f, x, f.add(first, t), f.at(scratch, f.mul(t, self.row)), spare)
@@ -248,12 +246,6 @@ class WinogradKernel(ConvKernel):
         f.ret()
         f.finish()
 
-    def _first(self, f: Function, m: Any) -> Any:
-        """The number of the first of the tiles that are multiplied together as number `m`."""
-        if self.num_large == len(self.tiles):
-            return f.mul(m, self.large)
-        return f.add(f.mul(m, self.large - 1), f.min(m, self.num_large))
-
     def _transform(self, f: Function, x: Val, number: Any, target: Val, spare: Val) -> None:
         rows = self.windows.rows(f, x, number, spare)
 
@@ -274,12 +266,12 @@ class WinogradKernel(ConvKernel):
         self, f: Function, a: Val, b: Val, products: Val, e: Any, m: Any, first: Any, counts: list[int]
     ) -> None:
         """One element of each of a few tiles, for one panel."""
-        t = f.sub(self._first(f, m), first)
+        t = f.sub(self.cut.first(f, m), first)
         a = f.at(a, f.add(f.mul(e, self.input_step), f.mul(t, self.row)))
         b = f.at(b, f.mul(e, self.element * 4))
         out = f.at(products, f.add(f.mul(e, self.output_step), f.mul(t, self.width * 4)))
 
-        def some(rows: int) -> None:
+        def some(rows: int, _: Any) -> None:
             acc = [f.const(0, vector("float", self.lanes))] * (rows * len(counts))
             offsets = [r * self.row for r in range(rows)]
             loops = [(self.inputs, 4, self.width * 4)]
@@ -288,11 +280,7 @@ class WinogradKernel(ConvKernel):
                 for v in range(len(counts)):
                     f.store(acc[r * len(counts) + v], f.at(out, (r * self.width + v * self.lanes) * 4), 4)
 
-        if self.num_large == len(self.tiles):
-            some(self.large)
-            return
-        f.when(f.icmp("slt", m, self.num_large), lambda: some(self.large))
-        f.when(f.icmp("sge", m, self.num_large), lambda: some(self.large - 1))
+        self.cut.each(f, m, some)
 
     def _finish(
         self, f: Function, bases: Any, products: Val, t: Any, number: Any, channel: Any, counts: list[int]

@@ -19,10 +19,11 @@ from ....ir.dtypes import float32
 from ....ir.types import Shape
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer, View
+from ..sizes import Size, least, most, planned
 from ..target import Target
 from .access import load, store
-from .contract import tile_rows
-from .convgrad import _pick
+from .convgrad import _pick, sum_of
+from .cut import tile_rows
 from .tile import bases_of, columns_of, copy_bytes, kernel_function, multiply, scratch_of, unravel
 from .winograd import (
     COMBINATIONS,
@@ -79,8 +80,8 @@ class WinogradWeightGradKernel:
         self.pieces = 1 if 64 * _ENOUGH_TILES * (self.inputs + self.outputs) <= _SCRATCH else 4
         self.elements = 16 // self.pieces
         bound = max(1, _PARTIAL_BYTES // (64 * self.inputs * self.outputs))
-        groups = max(1, min(_FEW_ITEMS // self.pieces, bound, tiles // _ENOUGH_TILES))
-        self.splits = min(self.panels, -(-_FEW_ITEMS // (self.pieces * groups)))
+        groups = most(1, least(min(_FEW_ITEMS // self.pieces, bound), tiles // _ENOUGH_TILES))
+        self.splits = min(self.panels, -(-_FEW_ITEMS // (self.pieces * planned(groups))))
         wide = -(-self.panels // self.splits)  # panels of one item
         self.row = -(-self.inputs // self.lanes) * self.lanes * 4 + PAD
         tile = self.row + wide * self.width * 4  # bytes of one element of a transformed tile
@@ -88,9 +89,12 @@ class WinogradWeightGradKernel:
         self.tiles, self.partials = tiles, -(-tiles // self.per)
         self.chunks = self.partials * self.pieces * self.splits
         fits = _SCRATCH // (self.elements * tile)
-        self.block = -(-self.per // -(-self.per // max(16, fits)))
-        self.input_step = self.block * self.row + PAD
-        self.panel_step = self.block * self.width * 4 + PAD
+        at_once = max(16, fits)
+        self.block = -(-self.per // -(-self.per // at_once))
+        if not isinstance(self.block, Size):
+            at_once = self.block
+        self.input_step = at_once * self.row + PAD
+        self.panel_step = at_once * self.width * 4 + PAD
         self.output_step = wide * self.panel_step
         windows = self.seen.scratch_bytes + self.given.scratch_bytes
         self.scratch_bytes = self.elements * (self.input_step + self.output_step) + windows
@@ -274,10 +278,7 @@ class WinogradWeightGradKernel:
                 m = []
                 for e in range(16):
                     at = f.at(start, e * self.step * 4)
-                    total = f.load(ty, at, 4)
-                    for q in range(1, self.partials):
-                        total = f.op("fadd", total, f.load(ty, f.at(at, q * self.size * 4), 4))
-                    m.append(total)
+                    m.append(sum_of(f, at, self.partials, self.size * 4, ty))
                 to = f.at(staged, f.mul(c, 36))
                 for t, value in enumerate(_gradient_transform(f, m)):
                     for lane in range(count):
