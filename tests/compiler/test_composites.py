@@ -13,50 +13,10 @@ import twofold.nn.functional as F
 from twofold.autodiff.composite import COMPOSITES
 from twofold.compiler import composites
 from twofold.compiler.composed import ComposedNode
-from twofold.compiler.single import program_of
 from twofold.ir import config
 from twofold.ir.errors import AutogradError, OutOfBoundsError, ShapeError
-from twofold.ir.evaluate import runner, value_types
-from twofold.ir.primitive import PRIMITIVES
 
 NAMES = {known.fn.__name__: known for known in COMPOSITES}
-_alone = {}
-
-
-def native(p):
-    """How eager code evaluates a primitive here: always by a program of its own."""
-    reference = runner(p)
-
-    def run(*values, **params):
-        types = value_types(values)
-        numbers = {
-            i: np.asarray(v, types[i].dtype.numpy) for i, v in enumerate(values) if not isinstance(v, np.ndarray)
-        }
-        key = (
-            p.name,
-            repr(types),
-            repr(sorted(params.items())),
-            repr([(i, x.tobytes()) for i, x in numbers.items()]),
-        )
-        if key not in _alone:
-            _alone[key] = program_of(p, types, params, numbers)
-        if any(step.kind == "numpy" for step in _alone[key].steps):
-            return reference(*values, **params)
-        given = [np.require(v, requirements="C") for i, v in enumerate(values) if i not in numbers]
-        out = [a.copy() for a in _alone[key](given)]
-        return tuple(out) if p.multiple else out[0]
-
-    return run
-
-
-@pytest.fixture
-def kernels(monkeypatch):
-    """Every operation is a kernel."""
-    for name, p in PRIMITIVES.items():
-        if not (
-            p.view or p.data_dependent or name in ("full", "iota", "random_bits", "cond", "scan", "while_loop")
-        ):
-            monkeypatch.setattr(p, "run", native(p))
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +154,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("grad", [True, False], ids=["grad", "no grad"])
 @pytest.mark.parametrize("case", CASES)
-def test_bits_are_those_of_the_operations(case, grad, kernels):
+def test_bits_are_those_of_the_operations(case, grad):
     fn, args = CASES[case]
     with config.EAGER_COMPOSITES.set(False):
         node, want = everything(fn, args, grad)
@@ -207,7 +167,7 @@ def test_bits_are_those_of_the_operations(case, grad, kernels):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bits_are_those_of_compiled_code(case, kernels):
+def test_bits_are_those_of_compiled_code(case):
     fn, args = CASES[case]
     everything(fn, args)
     _, got = everything(fn, args)
@@ -242,7 +202,7 @@ def test_gradients_of_gradients(case):
 
 @pytest.mark.parametrize("dtype", [tw.float64, tw.float16, tw.bfloat16])
 @pytest.mark.parametrize("case", ["softmax", "layer_norm", "gelu", "cross_entropy", "linear", "batch_norm"])
-def test_other_dtypes(case, dtype, kernels):
+def test_other_dtypes(case, dtype):
     fn, args = CASES[case]
     args = [a.detach().to(dtype).requires_grad_(a.requires_grad) if a.is_floating_point() else a for a in args]
     with config.EAGER_COMPOSITES.set(False):
@@ -258,7 +218,7 @@ def warm(fn, *args, times=2):
     return y
 
 
-def test_shapes_and_arguments_may_change(kernels):
+def test_shapes_and_arguments_may_change():
     for shape in [(3, 4), (5,), (3, 4), (2, 3, 4), (0, 4), (1, 1)]:
         for dim in (0, -1):
             x = floats(*shape)
@@ -274,7 +234,7 @@ def test_shapes_and_arguments_may_change(kernels):
     assert warm(lambda: F.softmax(x, dim=1)).dtype is tw.float32
 
 
-def test_arrays_may_lie_in_any_way(kernels):
+def test_arrays_may_lie_in_any_way():
     base = floats(6, 8).detach()
     for view in (base.T, base[:, ::2], base[1:3], base[0].expand(4, 8), base.flip(0)):
         want = F.softmax(view.contiguous(), 0)
@@ -289,7 +249,7 @@ def test_arrays_may_lie_in_any_way(kernels):
             assert tw.allclose(mean, expected)
 
 
-def test_memory_that_must_not_be_written_is_not(kernels):
+def test_memory_that_must_not_be_written_is_not():
     image, running = floats(2, 4, 3, 3).detach(), np.zeros(4, np.float32)
     warm(F.batch_norm, image, tw.zeros(4), None, None, None, True)
     running.flags.writeable = False
@@ -301,7 +261,7 @@ def test_memory_that_must_not_be_written_is_not(kernels):
     assert not running.any()
 
 
-def test_the_gradient_may_be_repeated_or_of_any_layout(kernels):
+def test_the_gradient_may_be_repeated_or_of_any_layout():
     x = floats(3, 4)
     for reduce in (lambda y: y.sum(), lambda y: (y.T * 2).sum(), lambda y: y[:, 0].sum()):
         with config.EAGER_COMPOSITES.set(False):
@@ -554,7 +514,7 @@ def test_programs_go_when_there_are_too_many(monkeypatch):
     assert all((fused_of("softsign"), key) in kept.order for key in new)
 
 
-def test_large_tensors_use_the_team(kernels):
+def test_large_tensors_use_the_team():
     x = floats(300, 400)
     with config.EAGER_COMPOSITES.set(False):
         want = tw.autograd.grad(F.layer_norm(x, (400,)).sum(1)[::2].sum(), x)[0]

@@ -6,15 +6,14 @@ Whether an operation runs on a kernel is a function of its primitive, dtypes and
 results do not depend on what ran before. Each combination is compiled when it is first met, and found
 in the object cache by later processes. Programs keep their results' memory for the next call, so those
 used last are kept as far as they fit into a part of the machine's memory. Operations with little work
-stay with NumPy, which begins sooner; so do those that NumPy does well (sums, products).
-Matrix products run natively at every size, on kernels that are made once (see eager_products.py).
+stay with NumPy, which begins sooner, where its bits are the kernels'. Convolutions, pools and recurrent
+layers run natively at every size, and so do matrix products, on kernels that are made once (see eager_products.py).
 Errors of native operations are explained by the reference, which is run for that.
 """
 
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import threading
 from collections import OrderedDict
@@ -34,10 +33,11 @@ from .eager_products import run_natively
 Array = np.ndarray[Any, Any]
 
 _ELEMENTS = 1 << 15  # of the largest array: fewer take NumPy less time than a program's start is worth
-_FLOPS = 1 << 19  # of a convolution or a recurrent layer
-_LARGE = frozenset(("scatter_add", "max_pool", "sum_pool", "sum_pool_grad"))
+_PROGRAM = 1 << 16  # bytes, about, of a program besides its memory for values
+_LARGE = frozenset(("scatter_add",))
 _HEAVY = frozenset((
-    "conv", "conv_input_grad", "conv_weight_grad", "lstm", "lstm_grad", "gru", "gru_grad", "rnn", "rnn_grad",
+    "conv", "conv_input_grad", "conv_weight_grad", "max_pool", "sum_pool", "sum_pool_grad", "lstm", "lstm_grad",
+    "gru", "gru_grad", "rnn", "rnn_grad",
 ))  # fmt: skip
 
 
@@ -56,8 +56,8 @@ class _Native:
     """How eager code evaluates one primitive: on kernels where that is worth it."""
 
     def __init__(self, p: Primitive):
-        self.p, self._heavy = p, p.name in _HEAVY
-        self._least = 1 if self._heavy else _ELEMENTS
+        self.p = p
+        self._least = 1 if p.name in _HEAVY else _ELEMENTS
         self._reference = runner(p)
         self._programs: dict[Any, Any] = {}
 
@@ -97,12 +97,11 @@ class _Native:
 
     def _find(self, key: Any, values: tuple[Any, ...], params: dict[str, Any]) -> Any:
         types = value_types(values)
-        outs = self.p.types(types, params)  # raises what bind shows
+        self.p.types(types, params)  # raises what bind shows
         with _KEPT.lock:
             program = self._programs.get(key)
             if program is None:
-                worth = not self._heavy or _flops(types, outs) >= _FLOPS
-                program = self._programs[key] = self._compile(types, params) if worth else None
+                program = self._programs[key] = self._compile(types, params)
             return program
 
     def _compile(self, types: list[TensorType], params: dict[str, Any]) -> Any:
@@ -110,7 +109,7 @@ class _Native:
         program = native(self.p, types, params)
         if any(step.kind == "numpy" for step in program.steps):
             return None
-        nbytes = program.arena_bytes + sum(v.type.size * v.dtype.itemsize for v in program.graph.outputs)
+        nbytes = _PROGRAM + program.arena_bytes + sum(v.type.size * v.dtype.itemsize for v in program.graph.outputs)
         return program, [t.dtype.numpy for t in types], nbytes
 
 
@@ -156,9 +155,3 @@ if hasattr(os, "register_at_fork"):
 
 
 _ndarray = np.ndarray
-
-
-def _flops(types: list[TensorType], outs: tuple[TensorType, ...]) -> int:
-    """About how many multiply-adds a convolution or a recurrent layer takes, whatever its kind."""
-    sizes = sorted([t.size for t in (*types, *outs)], reverse=True)
-    return math.isqrt(math.prod(sizes[:3])) if len(sizes) > 2 else 0

@@ -116,8 +116,8 @@ KEEP_MEMORY = Setting(
 )
 EAGER_COMPOSITES = Setting(
     "TWOFOLD_EAGER_COMPOSITES",
-    _on,
-    "1: eager code runs softmax, norms, losses and the like as programs of their own, not operation by operation",
+    lambda text: text != "0",
+    "0: eager code runs softmax, norms, losses and the like operation by operation, not as programs of their own",
 )
 THREADS = Setting("TWOFOLD_THREADS", _threads, "threads of compiled programs; otherwise as many as processors")
 WINOGRAD = Setting(
