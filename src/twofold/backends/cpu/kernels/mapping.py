@@ -27,6 +27,7 @@ from ..emit import Function, Module, Number, Val
 from ..group import Group, is_elementwise
 from ..layout import Buffer, View
 from ..open import _RANK, _SIZES, data, entry, leave
+from .access import lanes_between
 from .rows import _CHUNK_ELEMENTS, RowsKernel, Space, _Row
 from .tile import kernel_function
 
@@ -153,10 +154,26 @@ class MapKernel(RowsKernel):
     def _span(
         self, f: Function, bases: dict[Any, Val], offsets: dict[Value, Any], start: Number, stop: Number
     ) -> None:
-        """Elements start..stop-1 of a row."""
-        code, stored = _Row(self, f, bases, offsets, None, {}), list(self.outputs)
+        """Elements start..stop-1 of a row, in vectors that are aligned in the result; NumPy's arrays seldom are."""
+        code, stored, lanes = _Row(self, f, bases, offsets, None, {}), list(self.outputs), self.lanes
         code._prepare([], stored, 0)
-        code._run(0, [], stored, (), start, stop, [])
+        (out,) = stored
+        begin = code._element(out, (start,))
+        place = f.value(f"ptrtoint ptr {begin.ref} to i64", "i64")
+        over = f.rem(f.div(place, out.dtype.itemsize), lanes)
+        first = f.sub(start, over)  # where a vector would begin
+        last = f.add(first, f.mul(f.div(f.sub(stop, first), lanes), lanes))
+        is_even = f.icmp("eq", over, 0)
+        whole = f.select(is_even, f.int(first), f.int(f.add(first, lanes)))
+        f.loop(whole, last, lambda i: code._step(0, [], stored, (i,), None, []), step=lanes)
+        more = f.op("and", f.icmp("slt", last, stop), f.op("or", is_even, f.icmp("sgt", last, first)))
+
+        def edge(number: Number) -> None:
+            x = f.select(f.icmp("eq", number, 0), f.int(first), f.int(last))
+            code._step(0, [], stored, (x,), lanes_between(f, lanes, f.sub(start, x), f.sub(stop, x)), [])
+
+        one, two = f.int(1), f.int(2)
+        f.loop(f.select(is_even, one, f.int(0)), f.select(more, two, one), edge)
 
 
 class Words:
