@@ -204,6 +204,17 @@ _INEXACT = {
 }
 
 
+def verified(source: Source) -> tw.debug.Verification | None:
+    """Whether fusing changes any bit of the program; None if it does not run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = Run(source)
+        try:
+            return tw.debug.verify(run.step, *run.args)
+        except (tw.errors.AutogradError, tw.errors.TraceError):
+            return None
+
+
 def failure(source: Source) -> str | None:
     """Why the program fails, or None."""
     try:

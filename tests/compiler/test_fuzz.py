@@ -1,4 +1,4 @@
-"""Random programs give the same results eagerly, traced, and compiled on any number of threads."""
+"""Random programs give the same results eagerly, traced, compiled on any number of threads, fused and not."""
 
 from __future__ import annotations
 
@@ -38,6 +38,29 @@ def test_random_programs(start):
 @pytest.mark.parametrize("start", range(100_000, 105_000, 250))
 def test_many_random_programs(start):
     run(range(start, start + 250))
+
+
+def verify(seeds):
+    """Every operation alone gives the bits that it gives in the program."""
+    ran = 0
+    for seed in seeds:
+        source = fuzz.write(seed)
+        found = fuzz.verified(source)
+        ran += found is not None
+        if found is not None and not found:
+            pytest.fail(f"seed {seed}\n{source.state()}\n{source.text()}\n{found}", pytrace=False)
+    assert ran >= 0.8 * len(seeds), "most of the programs can be run"
+
+
+@pytest.mark.parametrize("start", range(50_000, 50_000 + ALWAYS, PER_TEST))
+def test_fusing_changes_no_bit_of_random_programs(start):
+    verify(range(start, start + PER_TEST))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(300_000, 310_000, 250))
+def test_fusing_changes_no_bit_of_many_random_programs(start):
+    verify(range(start, start + 250))
 
 
 @pytest.mark.parametrize("start", range(0, 400, 100))
