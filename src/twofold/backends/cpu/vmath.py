@@ -20,6 +20,7 @@ from .emit import Function, Val, element, vector
 _LN2 = math.log(2)
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _FAR = 150.0  # exp of it is no float32
+_MODERATE = 40.0  # exp of it, or 1 beside it, is nothing to a double
 
 # 2**r for |r| <= 1/2, highest power first: 1 + r ln 2 + r**2 q(r), where q makes the largest relative error least
 # (5.2e-11; Lawson's algorithm). So near 0 what remains of 2**r - 1 is as exact.
@@ -96,10 +97,36 @@ def _power_of_e(f: Function, x: Val, times: int) -> Val:
 
 
 def _expm1(f: Function, x: Val, exact: bool) -> Val:
+    """For float64 (2**n - 1) + 2**n (exp(r) - 1), which rounds once; far out 1 more or less is nothing."""
     one = f.const(1.0, x.ty)
-    small = f.op("fmul", x, _poly(f, x, [1 / math.factorial(k) for k in range(16 if exact else 11, 0, -1)]))
-    large = f.op("fsub", _exp(f, x, exact), one)
-    return f.select(f.fcmp("olt", _fabs(f, x), f.const(0.5, x.ty)), small, large)
+    if not exact:
+        small = f.op("fmul", x, _poly(f, x, [1 / math.factorial(k) for k in range(11, 0, -1)]))
+        large = f.op("fsub", _exp(f, x, exact), one)
+        return f.select(f.fcmp("olt", _fabs(f, x), f.const(0.5, x.ty)), small, large)
+    n, q = _reduced_expm1(f, _clamp(f, x, -746.0, 710.0))
+    power = _moderate_power(f, n)
+    near = f.intrinsic("fma", [q, power, f.op("fsub", power, one)])
+    far = f.op("fsub", _scale(f, f.op("fadd", one, q), n), one)
+    r = f.select(f.fcmp("ogt", _fabs(f, x), f.const(_MODERATE, x.ty)), far, near)
+    return f.intrinsic("copysign", [r, x])
+
+
+def _reduced_expm1(f: Function, x: Val) -> tuple[Val, Val]:
+    """n and exp(r) - 1, where x = n ln 2 + r; for float64. From -1/2 to 1/2, n is 0."""
+    n, r = _split(f, x)
+    small = f.fcmp("olt", _fabs(f, x), f.const(0.5, x.ty))
+    n, r = f.select(small, f.const(0.0, x.ty), n), f.select(small, x, r)
+    series = _poly(f, r, [1 / math.factorial(k) for k in range(16, 1, -1)])
+    return n, f.intrinsic("fma", [f.op("fmul", r, r), series, r])
+
+
+def _moderate_power(f: Function, n: Val) -> Val:
+    """2**n for a whole n, up to 2**60 and down to 2**-60; so 2**n - 1 and 2**n + 1 are nearly exact."""
+    _, lanes = element(n.ty)
+    ity = vector("i64", lanes)
+    shifted = f.op("fadd", _clamp(f, n, -60.0, 60.0), f.const(1.5 * 2.0**52, n.ty))
+    bits = f.op("shl", f.convert("bitcast", shifted, "i64"), f.const(52, ity))
+    return f.convert("bitcast", f.op("add", bits, f.const(1023 << 52, ity)), "double")
 
 
 def _log(f: Function, x: Val, exact: bool) -> Val:
@@ -151,17 +178,24 @@ def _tanh(f: Function, x: Val, exact: bool) -> Val:
         r = f.op("fdiv", f.op("fsub", e, one), f.op("fadd", e, one))
         return f.select(f.fcmp("olt", _fabs(f, x), f.const(1e-4, x.ty)), x, r)
     e = _expm1(f, _clamp(f, f.op("fmul", _fabs(f, x), two), 0.0, 44.0), exact)
-    return f.intrinsic("copysign", [f.op("fdiv", e, f.op("fadd", e, two)), x])
+    below = f.op("fadd", e, two)
+    lost = f.op("fsub", e, f.op("fsub", below, two))
+    r = f.op("fdiv", e, below)
+    r = f.op("fsub", r, f.op("fmul", r, f.op("fdiv", lost, below)))
+    return f.intrinsic("copysign", [r, x])
 
 
 def _sigmoid(f: Function, x: Val, exact: bool) -> Val:
-    """1 / (1 + exp(-x)); for float64 exp(x) / (1 + exp(x)) of negative numbers: it goes down to denormals."""
+    """1 / (1 + exp(-x)); for float64 e - e**2 with e = exp(x) where 1 + exp(-x) is no longer exact."""
     one = f.const(1.0, x.ty)
     if not exact:
         return f.op("fdiv", one, f.op("fadd", one, _power_of_e(f, x, -1)))
-    e = _exp(f, _fneg(f, _fabs(f, x)), exact)
-    top = f.select(f.fcmp("olt", x, f.const(0.0, x.ty)), e, one)
-    return f.op("fdiv", top, f.op("fadd", one, e))
+    n, q = _reduced_expm1(f, _clamp(f, _fneg(f, x), -60.0, 36.0))
+    power = _moderate_power(f, n)
+    near = f.op("fdiv", one, f.intrinsic("fma", [q, power, f.op("fadd", power, one)]))
+    e = _exp(f, _clamp(f, x, -800.0, 0.0), exact)
+    far = f.intrinsic("fma", [_fneg(f, e), e, e])
+    return f.select(f.fcmp("olt", x, f.const(-36.0, x.ty)), far, near)
 
 
 def _erf(f: Function, x: Val, exact: bool) -> Val:

@@ -24,6 +24,13 @@ from .vmath import MATH, _clamp, _exp, _expm1, _fabs, _fneg, _in_double, _log, _
 
 # pi/2 as a sum of three doubles
 _HALF_PI = (1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33)
+# (asin s - s) / s^3 in powers of s^2 up to 1/4, highest first (Chebyshev; 1e-17 of asin)
+_ASIN = (
+    0.028757851367421566, -0.014851887071247204, 0.01740087944269402, 0.005457506718640358,
+    0.01032281435018578, 0.011479177415184906, 0.013971212973552933, 0.017352392720869973,
+    0.02237217294214989, 0.030381944138531247, 0.04464285714635543, 0.07499999999998433,
+    0.16666666666666669,
+)  # fmt: skip
 _SIMPLE = 2.0**30  # up to here three doubles suffice
 
 # 64-bit words of 2/pi after the binary point, with a word of zeros in front
@@ -64,26 +71,43 @@ def _rarely(f: Function, mask: Val, usual: Sequence[Val], otherwise: Callable[[]
 # --- argument reduction ---------------------------------------------------------------------------
 
 
-def _reduce(f: Function, x: Val) -> tuple[Val, Val]:
-    """r in [-pi/4, pi/4] and the quadrant n (an i64, of which two bits count) with x = r + n pi/2."""
+def _reduce(f: Function, x: Val, exact: bool) -> tuple[Val, Val | None, Val]:
+    """r in [-pi/4, pi/4] and the quadrant n (an i64, of which two bits count) with x = r + n pi/2.
+
+    With `exact` the second number is what rounding r has lost.
+    """
     ty, lanes = x.ty, _lanes(x)
     size = _fabs(f, x)
     mask = f.op("and", f.fcmp("ogt", size, f.const(_SIMPLE, ty)), f.fcmp("olt", size, f.const(math.inf, ty)))
     n = f.intrinsic("rint", [f.op("fmul", _clamp(f, x, -2 * _SIMPLE, 2 * _SIMPLE), f.const(2 / math.pi, ty))])
-    r = x
-    for part in _HALF_PI:
-        r = f.intrinsic("fma", [n, f.const(-part, ty), r])
+    first = f.intrinsic("fma", [n, f.const(-_HALF_PI[0], ty), x])
+    usual = []
+    if exact:  # the exact difference of two numbers, as r and what it has lost
+        second = f.op("fmul", n, f.const(_HALF_PI[1], ty))
+        r = f.op("fsub", first, second)
+        back = f.op("fsub", r, first)
+        lost = f.op("fsub", f.op("fsub", first, f.op("fsub", r, back)), f.op("fadd", second, back))
+        lost = f.op("fsub", lost, f.intrinsic("fma", [n, f.const(_HALF_PI[1], ty), _fneg(f, second)]))
+        usual.append(f.intrinsic("fma", [n, f.const(-_HALF_PI[2], ty), lost]))
+    else:
+        for part in _HALF_PI[1:]:
+            first = f.intrinsic("fma", [n, f.const(-part, ty), first])
+        r = first
     number = f.select(f.fcmp("uno", n, n), f.const(0, ty), n)
-    quadrant = f.convert("fptosi", number, "i64")
+    usual = [f.convert("fptosi", number, "i64"), r, *usual]
+    parts = ["quadrant", "high", "low"] if exact else ["quadrant", "rest"]
 
     def huge() -> list[Val]:
-        rest = f.call(_huge_function(f.module, lanes, "rest"), [x], ty)
-        part = f.call(_huge_function(f.module, lanes, "quadrant"), [x], quadrant.ty)
-        assert rest is not None and part is not None
-        return [f.select(mask, rest, r), f.select(mask, part, quadrant)]
+        out = []
+        for part, value in zip(parts, usual, strict=True):
+            found = f.call(_huge_function(f.module, lanes, part), [x], value.ty)
+            assert found is not None
+            out.append(f.select(mask, found, value))
+        return out
 
-    r, quadrant = _rarely(f, mask, [r, quadrant], huge)
-    return f.select(f.fcmp("oeq", size, f.const(math.inf, ty)), f.const(math.nan, ty), r), quadrant
+    quadrant, r, *low = _rarely(f, mask, usual, huge)
+    r = f.select(f.fcmp("oeq", size, f.const(math.inf, ty)), f.const(math.nan, ty), r)
+    return r, low[0] if low else None, quadrant
 
 
 def _huge_function(module: Module, lanes: int, what: str) -> str:
@@ -92,7 +116,7 @@ def _huge_function(module: Module, lanes: int, what: str) -> str:
     if name in module.functions:
         return name
     ty = vector("double", lanes)
-    e = "double" if what == "rest" else "i64"
+    e = "i64" if what == "quadrant" else "double"
     result = vector(e, lanes)
     f = Function(module, name, [(ty, "x")], result, attributes="nounwind noinline", private=True)
     scalar = _payne_hanek(module, what)
@@ -107,7 +131,7 @@ def _huge_function(module: Module, lanes: int, what: str) -> str:
 
 
 def _payne_hanek(module: Module, what: str) -> str:
-    """`double -> double` (the rest) or `double -> i64` (the quadrant) of finite |x| >= 2**30.
+    """`double -> double` (the rest, or its high or low part) or `double -> i64` (the quadrant), |x| >= 2**30.
 
     With x = m 2**e and F the 192 bits of 2/pi from position e - 2 on, m F mod 2**192 is
     (x 2/pi mod 4) 2**190: all bits in front are multiples of 4.
@@ -115,12 +139,12 @@ def _payne_hanek(module: Module, what: str) -> str:
     name = f"payne_hanek_{what}"
     if name in module.functions:
         return name
-    is_rest = what == "rest"
+    is_quadrant = what == "quadrant"
     f = Function(
         module,
         name,
         [("double", "x")],
-        "double" if is_rest else "i64",
+        "i64" if is_quadrant else "double",
         attributes="nounwind noinline",
         private=True,
     )
@@ -149,7 +173,7 @@ def _payne_hanek(module: Module, what: str) -> str:
     top = f.op("shl", wide(f.op("mul", m, f0)), i128(64))
     product = f.op("add", middle, top)  # the upper 128 of the 192 bits
     negative = f.icmp("slt", bits, 0)
-    if not is_rest:
+    if is_quadrant:
         rounded = f.op("lshr", f.op("add", product, i128(1 << 125)), i128(126))
         quadrant = f.convert("trunc", rounded, "i64")
         f.ret(f.select(negative, f.op("sub", i64(0), quadrant), quadrant))
@@ -163,8 +187,15 @@ def _payne_hanek(module: Module, what: str) -> str:
     zeros = f.select(f.icmp("sgt", zeros, 120), i128(120), zeros)
     leading = f.convert("trunc", f.op("lshr", f.op("shl", size, zeros), i128(64)), "i64")
     scale = f.op("shl", f.op("sub", i64(1023 - 64), f.convert("trunc", zeros, "i64")), i64(52))
-    r = f.op("fmul", f.convert("uitofp", leading, "double"), f.convert("bitcast", scale, "double"))
-    r = f.op("fmul", r, f.const(math.pi / 2, "double"))
+    unit = f.convert("bitcast", scale, "double")
+    half_pi = f.const(_HALF_PI[0], "double")
+    whole = leading if what == "rest" else f.op("and", leading, i64(-2048))  # 53 bits
+    top = f.op("fmul", f.convert("uitofp", whole, "double"), unit)
+    r = f.op("fmul", top, half_pi)
+    if what == "low":
+        bottom = f.op("fmul", f.convert("uitofp", f.op("and", leading, i64(2047)), "double"), unit)
+        r = f.intrinsic("fma", [top, half_pi, _fneg(f, r)])
+        r = f.intrinsic("fma", [top, f.const(_HALF_PI[1], "double"), f.intrinsic("fma", [bottom, half_pi, r])])
     f.ret(f.select(f.op("xor", below, negative), _fneg(f, r), r))
     f.finish()
     return name
@@ -173,21 +204,38 @@ def _payne_hanek(module: Module, what: str) -> str:
 # --- sine, cosine, tangent ------------------------------------------------------------------------
 
 
-def _sin_cos(f: Function, r: Val, exact: bool) -> tuple[Val, Val]:
-    """Both series on [-pi/4, pi/4]."""
+def _sin_cos(f: Function, r: Val, rest: Val | None) -> tuple[Val, Val, Val, Val]:
+    """Both series on [-pi/4, pi/4], for float64 of the sum of two numbers; and what rounding both has lost."""
+    exact = rest is not None
     ty = r.ty
     r2 = f.op("fmul", r, r)
     top = 17 if exact else 9
     odd = [(-1) ** (k // 2) / math.factorial(k) for k in range(top, 1, -2)]
     even = [(-1) ** (k // 2) / math.factorial(k) for k in range(top + 1, 2, -2)]
-    sine = f.intrinsic("fma", [f.op("fmul", r, r2), _poly(f, r2, odd), r])
+    cube = f.op("fmul", r, r2)
+    sine_tail = f.const(0.0, ty)
+    if rest is None:
+        sine = f.intrinsic("fma", [cube, _poly(f, r2, odd), r])
+    else:  # sin(r + rest) = sin r + rest (1 - r**2/2), cos(r + rest) = cos r - rest r
+        slope = f.intrinsic("fma", [r2, f.const(-0.5, ty), f.const(1.0, ty)])
+        sine_tail = f.intrinsic("fma", [cube, _poly(f, r2, odd), f.op("fmul", rest, slope)])
+        sine = f.op("fadd", r, sine_tail)
     # 1 - r2/2 loses bits; they come back with the tail
     one = f.const(1.0, ty)
     half = f.op("fmul", r2, f.const(0.5, ty))
     head = f.op("fsub", one, half)
     lost = f.op("fsub", f.op("fsub", one, head), half)
-    cosine = f.op("fadd", head, f.intrinsic("fma", [f.op("fmul", r2, r2), _poly(f, r2, even), lost]))
-    return sine, cosine
+    if rest is not None:
+        lost = f.op("fadd", lost, f.intrinsic("fma", [_fneg(f, r), rest, _lost_half(f, r, r2)]))
+    tail = f.intrinsic("fma", [f.op("fmul", r2, r2), _poly(f, r2, even), lost])
+    cosine = f.op("fadd", head, tail)
+    lost_sine = f.op("fsub", sine_tail, f.op("fsub", sine, r))
+    return sine, cosine, lost_sine, f.op("fsub", tail, f.op("fsub", cosine, head))
+
+
+def _lost_half(f: Function, r: Val, r2: Val) -> Val:
+    """Half of r**2 - r2, which the cosine has less."""
+    return f.op("fmul", f.intrinsic("fma", [r, r, _fneg(f, r2)]), f.const(-0.5, r.ty))
 
 
 def _bit(f: Function, n: Val, bit: int) -> Val:
@@ -195,25 +243,31 @@ def _bit(f: Function, n: Val, bit: int) -> Val:
 
 
 def _sin(f: Function, x: Val, exact: bool) -> Val:
-    r, n = _reduce(f, x)
-    sine, cosine = _sin_cos(f, r, exact)
+    r, rest, n = _reduce(f, x, exact)
+    sine, cosine, _, _ = _sin_cos(f, r, rest)
     y = f.select(_bit(f, n, 1), cosine, sine)
     y = f.select(_bit(f, n, 2), _fneg(f, y), y)
     return f.select(f.fcmp("oeq", x, f.const(0.0, x.ty)), x, y)  # keeps -0
 
 
 def _cos(f: Function, x: Val, exact: bool) -> Val:
-    r, n = _reduce(f, x)
-    sine, cosine = _sin_cos(f, r, exact)
+    r, rest, n = _reduce(f, x, exact)
+    sine, cosine, _, _ = _sin_cos(f, r, rest)
     y = f.select(_bit(f, n, 1), sine, cosine)
     return f.select(_bit(f, f.op("add", n, f.const(1, n.ty)), 2), _fneg(f, y), y)
 
 
 def _tan(f: Function, x: Val, exact: bool) -> Val:
-    r, n = _reduce(f, x)
-    sine, cosine = _sin_cos(f, r, exact)
+    r, rest, n = _reduce(f, x, exact)
+    sine, cosine, lost_sine, lost_cosine = _sin_cos(f, r, rest)
     odd = _bit(f, n, 1)
-    y = f.op("fdiv", f.select(odd, _fneg(f, cosine), sine), f.select(odd, sine, cosine))
+    above, below = f.select(odd, _fneg(f, cosine), sine), f.select(odd, sine, cosine)
+    y = f.op("fdiv", above, below)
+    if exact:
+        above_low = f.select(odd, _fneg(f, lost_cosine), lost_sine)
+        below_low = f.select(odd, lost_sine, lost_cosine)
+        left = f.op("fadd", f.intrinsic("fma", [_fneg(f, y), below, above]), above_low)
+        y = f.op("fadd", y, f.op("fdiv", f.intrinsic("fma", [_fneg(f, y), below_low, left]), below))
     return f.select(f.fcmp("oeq", x, f.const(0.0, x.ty)), x, y)
 
 
@@ -255,12 +309,55 @@ def _other_leg(f: Function, x: Val) -> Val:
     return f.intrinsic("sqrt", [f.op("fmul", f.op("fsub", one, x), f.op("fadd", one, x))])
 
 
+def _asin_parts(f: Function, size: Val) -> tuple[Val, Val, Val, Val]:
+    """For float64: asin of |x| up to 1/2, or of sqrt((1 - |x|) / 2) from there on, as a sum of two; which of the
+    two it is, as a mask; and the root (or |x|).
+    """
+    ty = size.ty
+    one, half = f.const(1.0, ty), f.const(0.5, ty)
+    far = f.fcmp("ogt", size, half)
+    z = f.select(far, f.op("fmul", f.op("fsub", one, size), half), f.op("fmul", size, size))
+    root = f.select(far, f.intrinsic("sqrt", [z]), size)
+    rest = f.op("fdiv", f.intrinsic("fma", [_fneg(f, root), root, z]), f.op("fadd", root, root))
+    rest = f.select(f.op("and", far, f.fcmp("ogt", root, f.const(0.0, ty))), rest, f.const(0.0, ty))
+    tail = f.intrinsic("fma", [f.op("fmul", root, z), _poly(f, z, _ASIN), rest])
+    return root, tail, far, f.op("fadd", root, tail)
+
+
 def _asin(f: Function, x: Val, exact: bool) -> Val:
-    return _atan2(f, x, _other_leg(f, x), exact)
+    """For float64 from a polynomial; beyond 1/2 it is pi/2 - 2 asin(sqrt((1 - x) / 2))."""
+    if not exact:
+        return _atan2(f, x, _other_leg(f, x), exact)
+    root, tail, far, near = _asin_parts(f, _fabs(f, x))
+    large = _turned(f, _HALF_PI[0], _HALF_PI[1], root, tail, -2.0)
+    return f.intrinsic("copysign", [f.select(far, large, near), x])
 
 
 def _acos(f: Function, x: Val, exact: bool) -> Val:
-    return _atan2(f, _other_leg(f, x), x, exact)
+    """For float64 pi/2 - asin x; beyond 1/2 it is 2 asin(sqrt((1 - x) / 2)), and pi less that for negative x."""
+    if not exact:
+        return _atan2(f, _other_leg(f, x), x, exact)
+    ty = x.ty
+    root, tail, far, near = _asin_parts(f, _fabs(f, x))
+    below = f.fcmp("olt", x, f.const(0.0, ty))
+    middle = f.select(
+        below,
+        _turned(f, _HALF_PI[0], _HALF_PI[1], root, tail, 1.0),
+        _turned(f, _HALF_PI[0], _HALF_PI[1], root, tail, -1.0),
+    )
+    outer = f.select(
+        below, _turned(f, math.pi, 2 * _HALF_PI[1], root, tail, -2.0), f.op("fmul", near, f.const(2.0, ty))
+    )
+    return f.select(far, outer, middle)
+
+
+def _turned(f: Function, high: float, low: float, root: Val, tail: Val, factor: float) -> Val:
+    """(high + low) + factor (root + tail), where high is not less than the rest; rounded nearly once."""
+    ty = root.ty
+    whole, times = f.const(high, ty), f.const(factor, ty)
+    out = f.intrinsic("fma", [root, times, whole])
+    lost = f.intrinsic("fma", [root, times, f.op("fsub", whole, out)])
+    return f.op("fadd", out, f.op("fadd", lost, f.intrinsic("fma", [tail, times, f.const(low, ty)])))
 
 
 def _atan(f: Function, x: Val, exact: bool) -> Val:
@@ -282,8 +379,11 @@ def _sinh(f: Function, x: Val, exact: bool) -> Val:
     ty = x.ty
     size = _fabs(f, x)
     t = _expm1(f, _clamp(f, size, 0.0, 709.0), exact)
-    r = f.op("fmul", f.op("fadd", t, f.op("fdiv", t, f.op("fadd", t, f.const(1.0, ty)))), f.const(0.5, ty))
-    if exact:
+    part = f.op("fdiv", t, f.op("fadd", t, f.const(1.0, ty)))
+    r = f.op("fmul", f.op("fadd", t, part), f.const(0.5, ty))
+    if exact:  # t / (t + 1) = t - t**2 / (t + 1)
+        near = f.intrinsic("fma", [f.op("fmul", t, part), f.const(-0.5, ty), t])
+        r = f.select(f.fcmp("olt", t, f.const(1.0, ty)), near, r)
         r = f.select(f.fcmp("ogt", size, f.const(709.0, ty)), _half_exp(f, size, exact), r)
     return f.intrinsic("copysign", [r, x])
 
@@ -315,8 +415,18 @@ def _acosh(f: Function, x: Val, exact: bool) -> Val:
     ty = x.ty
     large = f.fcmp("ogt", x, f.const(_LARGE, ty))
     t = f.op("fsub", f.select(large, f.const(2.0, ty), x), f.const(1.0, ty))
-    root = f.intrinsic("sqrt", [f.op("fmul", t, f.op("fadd", t, f.const(2.0, ty)))])
-    r = _log1p(f, f.op("fadd", t, root), exact)
+    square = f.op("fmul", t, f.op("fadd", t, f.const(2.0, ty)))
+    root = f.intrinsic("sqrt", [square])
+    whole = f.op("fadd", t, root)
+    r = _log1p(f, whole, exact)
+    if exact:  # what the sum and the root have lost is less by a factor of 1 + the sum
+        twice = f.op("fadd", t, t)
+        long = f.intrinsic("fma", [t, t, f.op("fsub", twice, square)])  # t (t + 2) - square, for small t
+        rest = f.op("fadd", f.intrinsic("fma", [_fneg(f, root), root, square]), long)
+        rest = f.op("fdiv", rest, f.op("fadd", root, root))
+        rest = f.op("fadd", rest, f.op("fsub", root, f.op("fsub", whole, t)))
+        close = f.op("and", f.fcmp("ogt", t, f.const(0.0, ty)), f.fcmp("olt", t, f.const(0.25, ty)))
+        r = f.select(close, f.op("fadd", r, f.op("fdiv", rest, f.op("fadd", f.const(1.0, ty), whole))), r)
     far = f.op("fadd", _log(f, x, exact), f.const(math.log(2), ty))
     r = f.select(large, far, r)
     return f.select(f.fcmp("olt", x, f.const(1.0, ty)), f.const(math.nan, ty), r)
