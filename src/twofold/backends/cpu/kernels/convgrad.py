@@ -312,15 +312,25 @@ class WeightGradKernel:
         return -(-items // per_chunk)
 
 
+_UNROLLED = 5  # of the 15 sums that there mostly are
+
+
 def sum_of(f: Function, first: Val, count: int, step: int, ty: str) -> Val:
     """The sum of `count` vectors, `step` bytes apart, in order."""
 
     def add(q: Any, total: Val) -> list[Val]:
         return [f.op("fadd", total, f.load(ty, f.at(first, f.mul(q, step)), 4))]
 
+    def add_some(q: Any, total: Val) -> list[Val]:
+        for k in range(_UNROLLED):
+            (total,) = add(f.add(q, k), total)
+        return [total]
+
     total = f.load(ty, first, 4)
     if isinstance(count, Size):
-        return f.loop(1, count, add, [total])[0]
+        whole: int = 1 + (count - 1) // _UNROLLED * _UNROLLED
+        (total,) = f.loop(1, whole, add_some, [total], step=_UNROLLED)
+        return f.loop(whole, count, add, [total])[0]
     for q in range(1, count):
         (total,) = add(q, total)
     return total

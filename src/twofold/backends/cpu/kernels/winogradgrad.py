@@ -19,7 +19,7 @@ from ....ir.dtypes import float32
 from ....ir.types import Shape
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer, View
-from ..sizes import Size, least, most, planned
+from ..sizes import least, most, planned
 from ..target import Target
 from .access import load, store
 from .convgrad import _pick, sum_of
@@ -89,10 +89,8 @@ class WinogradWeightGradKernel:
         self.tiles, self.partials = tiles, -(-tiles // self.per)
         self.chunks = self.partials * self.pieces * self.splits
         fits = _SCRATCH // (self.elements * tile)
-        at_once = max(16, fits)
+        at_once = -(-planned(self.per) // -(-planned(self.per) // max(16, fits)))
         self.block = -(-self.per // -(-self.per // at_once))
-        if not isinstance(self.block, Size):
-            at_once = self.block
         self.input_step = at_once * self.row + PAD
         self.panel_step = at_once * self.width * 4 + PAD
         self.output_step = wide * self.panel_step
