@@ -22,7 +22,7 @@ NAMES = {known.fn.__name__: known for known in COMPOSITES}
 @pytest.fixture(autouse=True)
 def fused(monkeypatch):
     """Programs are made in the first call, and run from the second one on."""
-    monkeypatch.setattr(composites, "_due", lambda programs: 1)
+    monkeypatch.setattr(composites, "_due", lambda programs: 0.0)
     with config.EAGER_COMPOSITES.set(True):
         yield
 
@@ -490,14 +490,17 @@ def test_forks():
 # --- the programs --------------------------------------------------------------------------------
 
 
-def test_rare_keys_are_not_compiled(monkeypatch):
+def test_keys_that_take_little_time_are_not_compiled(monkeypatch):
     monkeypatch.undo()
+    clock = iter(range(100))  # thousandths of a second
+    monkeypatch.setattr(composites, "_clock", lambda: next(clock) / 1000)
     with config.EAGER_COMPOSITES.set(True):
         programs = fused_of("softplus").programs
         x, before = floats(3, 11), len(programs)
-        warm(F.softplus, x, times=composites._due(before) - 1)
+        monkeypatch.setattr(composites, "_SECONDS", 0.0055 / (1 + before // 8))
+        warm(F.softplus, x, times=6)  # the first one does not count
         assert len(programs) == before
-        warm(F.softplus, x, times=2)
+        warm(F.softplus, x, times=1)
         assert len(programs) == before + 1
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..autodiff.handle import Tensor, mode, storage_of
 from ..backends.cpu.program import Program
-from ..ir import primitive
+from ..ir import config, primitive
 from ..ir.dtypes import FROM_NUMPY
 from ..ir.errors import Location, TwofoldWarning, user_location
 from ..ir.evaluate import evaluate
@@ -223,7 +223,8 @@ class _Recorder:
             bind = primitive._dispatch
             primitive.install_dispatch(lambda p, inputs, params: self._note(bind, p, inputs, params))
             try:
-                return fn(*args, **kwargs)
+                with config.EAGER_COMPOSITES.set(False):  # each operation passes here
+                    return fn(*args, **kwargs)
             finally:
                 primitive.install_dispatch(bind)
 

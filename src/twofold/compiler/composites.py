@@ -15,8 +15,10 @@ backends/cpu/launch.py). Others run as compiled functions do.
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -28,8 +30,9 @@ from ..backends.cpu import recording
 from ..ir import config
 from ..ir.dtypes import DType, get_default_dtype
 
-_SIGHTINGS = 12  # before a key is compiled, where there are few programs; see `_due`
+_SECONDS = 0.008  # to make a program, if its code is in the cache; see `_due`
 _PROGRAMS = 2048
+_clock = time.perf_counter
 _NUMBERS = frozenset((bool, str, type(None), DType))
 
 
@@ -45,7 +48,7 @@ class Fused:
         self.known = known
         self.plainly = known.plainly
         self.programs: dict[Any, Callable[..., Any]] = {}
-        self.sightings: dict[Any, int] = {}
+        self.spent: dict[Any, float] = {}  # seconds; minus infinity where there can be no program
         self.run = self._runner()
 
     def _runner(self) -> Callable[[Any, Any], Any]:
@@ -89,18 +92,22 @@ class Fused:
         return run
 
     def _meet(self, key: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
-        """Run operation by operation, and compile the key for the next calls if it comes often."""
-        seen = self.sightings.get(key, 0) + 1
-        if len(self.sightings) > 2 * _PROGRAMS:
-            self.sightings.clear()
-        self.sightings[key] = seen
-        if seen == _due(len(self.programs)):
-            _KEPT.compile(self, key, args, kwargs, tensors)
+        """Run operation by operation, and compile the key for the next calls if that is worth it."""
+        spent = self.spent
+        began = _clock()
         _now.meeting = True  # what it is made of needs no programs
         try:
-            return self.plainly(args, kwargs)
+            result = self.plainly(args, kwargs)
         finally:
             _now.meeting = False
+        before = spent.get(key)
+        if before is None and len(spent) > 2 * _PROGRAMS:
+            spent.clear()
+        # the first call may have made kernels
+        spent[key] = seconds = 0.0 if before is None else before + _clock() - began
+        if seconds >= _due(len(self.programs)):
+            _KEPT.compile(self, key, args, kwargs, tensors)
+        return result
 
 
 class Unfit(Exception):
@@ -114,9 +121,13 @@ class _Now(threading.local):
 _now = _Now()
 
 
-def _due(programs: int) -> int:
-    """How often a key must come to be compiled: where there are many, fewer of them will stay."""
-    return _SIGHTINGS * (1 + programs // 8)
+def _due(programs: int) -> float:
+    """How many seconds a key must have taken operation by operation to be compiled.
+
+    About as many as a program takes to make: so at most as much is lost on keys that do not come again as is
+    spent on them. The more programs there are, the fewer of them will stay.
+    """
+    return _SECONDS * (1 + programs // 8)
 
 
 def _literal(x: Any) -> Any:
@@ -148,12 +159,14 @@ class _Kept:
     def compile(self, fused: Fused, key: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> None:
         """Make the program of a key; while another thread makes one, nothing happens."""
         if not self.lock.acquire(blocking=False):
-            fused.sightings[key] -= 1
             return
         try:
+            if key in fused.programs:  # another thread was faster
+                return
             make = importlib.import_module(".composed", __package__).program_of
             program, nbytes = make(fused.known, args, kwargs, tensors)
             if program is None:
+                fused.spent[key] = -math.inf
                 return
             fused.programs[key] = program
             self.order[fused, key] = nbytes
@@ -161,7 +174,7 @@ class _Kept:
             while self.order and (self.bytes > self.limit or len(self.order) > _PROGRAMS):
                 (owner, oldest), size = self.order.popitem(last=False)
                 owner.programs.pop(oldest, None)
-                owner.sightings.pop(oldest, None)
+                owner.spent.pop(oldest, None)
                 self.bytes -= size
         finally:
             self.lock.release()
