@@ -53,7 +53,7 @@ def check(a, b):
 
 SIZES = [
     (1, 1, 1), (2, 3, 4), (8, 8, 8), (13, 5, 17), (14, 16, 32), (15, 17, 33), (29, 40, 64), (1, 70, 65),
-    (3, 33, 130), (70, 20, 1), (70, 20, 3), (43, 100, 16),
+    (1, 40, 300), (2, 21, 257), (3, 33, 130), (70, 20, 1), (70, 20, 3), (43, 100, 16),
 ]  # fmt: skip
 
 
@@ -90,6 +90,15 @@ def test_heads_of_attention():
 def test_large_products(a, b, dtype):
     for orders in (("rows", "rows"), ("columns", "columns")):
         check(laid(numbers(a, dtype), orders[0]), laid(numbers(b, dtype), orders[1]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_much_that_is_packed_is_packed_by_and_by(monkeypatch, dtype):
+    monkeypatch.setattr(products, "_MUCH", 1 << 18)
+    into = products.Products(getattr(dtypes, dtype)).into
+    for order in ("rows", "columns"):
+        a, b = laid(numbers((40, 256), dtype), order), laid(numbers((256, 500), dtype), order)
+        assert into(a, b, np.empty((40, 500), a.dtype)).tobytes() == compiled(a, b).tobytes()
 
 
 def test_without_entries(monkeypatch):

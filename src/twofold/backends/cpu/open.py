@@ -171,8 +171,12 @@ _STOP = _GO_ON.ctypes.data
 class Call:
     """What one call of open kernels needs: `with take() as call: call.words[...] = ...; call.run(...)`.
 
-    `words` are the arguments, int64, which all kernels of the call get. Words 0 and 1 are those of `scratch`.
+    Attributes:
+        words: the arguments, int64, which all kernels of the call get. Words 0 and 1 are those of `scratch_of`.
+        threads: how many run chunks at most; each has a number below that, `worker`.
     """
+
+    threads: int
 
     def __init__(self) -> None:
         self.words = np.zeros(_WORDS, np.int64)
@@ -181,13 +185,17 @@ class Call:
         self._table = self._phases.ctypes.data
         self._counters, self._tickets = _team.tickets(_PHASES)
         self._memory = np.empty(0, np.uint8)
+        self._workers: _team.Team | None = None
 
     def __enter__(self) -> Call:
+        self._workers = workers = _team.team()
+        self.threads = workers.num_threads
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._memory.nbytes > _KEPT:
             self._memory = np.empty(0, np.uint8)
+        self._workers = None  # there may be another team when this is used again
         _free.append(self)
 
     def memory(self, nbytes: int) -> int:
@@ -202,7 +210,8 @@ class Call:
         for code, chunks in phases:
             rows += (code, chunks, self._address, chunks, 1)
         self._phases[: len(rows)] = rows
-        _team.team().run(self._table, len(phases), self._tickets, _STOP)
+        assert self._workers is not None
+        self._workers.run(self._table, len(phases), self._tickets, _STOP)
 
 
 _free: list[Call] = []
@@ -214,8 +223,3 @@ def take() -> Call:
         return _free.pop()
     except IndexError:
         return Call()
-
-
-def threads() -> int:
-    """How many threads run a call's chunks; each has a number below that, `worker`."""
-    return _team.team().num_threads

@@ -11,14 +11,16 @@ import numpy as np
 from ...ir.dtypes import DType
 from . import open as _open
 from .emit import Module
-from .kernels.product import ProductKernels, Word
+from .kernels.product import SPAN, ProductKernels, Word
 from .target import Target, host
 
 Array = np.ndarray[Any, Any]
 
 LITTLE = 1 << 21  # multiply-adds that an entry does: up to 40 us
-_SCRATCH = 1 << 18  # bytes of an entry's own scratch memory
+_SCRATCH = 1 << 20  # bytes of an entry's own scratch memory
 _CHUNK = 1 << 19  # multiply-adds of a chunk, which are long against claiming it
+_FEW_TILES = 3
+_MUCH = 1 << 24  # bytes of a packed B
 _CACHED = 1 << 18  # bytes of A that are multiplied with one panel of B after the other
 
 
@@ -40,9 +42,10 @@ class Products:
         module = Module(target.half)
         kernels.emit(module)
         self._code = _open.Loaded(module, target)
-        self._at = {name: self._code.address(name) for name in ("pack", "multiply", "items")}
+        self._at = {name: self._code.address(name) for name in ("pack", "multiply", "items", "columns")}
         floats = _SCRATCH // kernels.held_size
-        self.most_k = floats // (2 * kernels.width) - kernels.lanes  # a panel takes half of the scratch memory
+        # the panels of a tile take half of the scratch memory
+        self.most_k = floats // (2 * SPAN * kernels.width) - kernels.lanes
         # and the tiles of A the other half, if they are packed
         self._most_packed = floats // (2 * kernels.slots) * kernels.rows if kernels.widens else 1 << 62
         self._one = self._many = None
@@ -91,13 +94,8 @@ class Products:
         tiles = -(-m // kernels.rows)
         rows, extra = divmod(m, tiles) if tiles else (0, 0)
         words = [0] * len(Word)
-        words[Word.K], words[Word.N], words[Word.TILES], words[Word.ROWS], words[Word.EXTRA] = (
-            k,
-            n,
-            tiles,
-            rows,
-            extra,
-        )
+        words[Word.K], words[Word.N] = k, n
+        words[Word.TILES], words[Word.ROWS], words[Word.EXTRA] = tiles, rows, extra
         words[Word.SOURCE_AM], words[Word.SOURCE_AK] = words[Word.AM], words[Word.AK] = a.strides[-2:]
         words[Word.SOURCE_BK], words[Word.SOURCE_BN] = b.strides[-2:]
         words[Word.A_ROW], words[Word.BK] = words[Word.AM], words[Word.SOURCE_BK]
@@ -109,70 +107,80 @@ class Products:
     def _padded(self, k: int) -> int:
         return -(-k // self.kernels.lanes) * self.kernels.lanes
 
-    def _packs_a(self, words: list[int], panels: int) -> bool:
+    def _packs_a(self, words: list[int]) -> bool:
+        """Whether row tiles of A are worth copying: always, but for rows that do not fall into one cache set."""
         size = self.kernels.dtype.itemsize
-        if self.kernels.widens:
-            return True
-        if panels < 2:
-            return False
-        if words[Word.AK] == size:
-            return words[Word.AM] % 1024 == 0 and words[Word.K] >= 64
-        return True
+        if self.kernels.widens or words[Word.N] <= self.kernels.width:
+            return self.kernels.widens
+        return words[Word.AK] != size or (words[Word.AM] % 1024 == 0 and words[Word.K] >= 64)
 
-    def _packs_b(self, words: list[int]) -> bool:
-        kernels = self.kernels
-        if not kernels.can_read_b or (words[Word.SOURCE_BN] != kernels.dtype.itemsize and words[Word.N] > 1):
-            return True
-        return words[Word.TILES] >= 3
+    def _pack_a(self, words: list[int], tile: int) -> int:
+        """Describe A as packed; returns its bytes."""
+        words[Word.AM], words[Word.AK] = self.kernels.held_size, self.kernels.tile_step
+        words[Word.A_ROW], words[Word.A_TILE] = 0, tile
+        return words[Word.TILES] * tile
 
     def _matrices(self, a: Array, b: Array, out: Array) -> None:
         kernels, padded = self.kernels, self._padded(a.shape[1])
         words = self._common(a, b, out)
         tiles, panels = words[Word.TILES], -(-out.shape[1] // kernels.width)
         tile, panel = padded * kernels.tile_step, padded * kernels.panel_step
-        packs_a, packs_b = self._packs_a(words, panels), self._packs_b(words)
+        if tiles < _FEW_TILES or (panels * panel > _MUCH and tiles * tile < _MUCH // 4):
+            self._by_columns(words, out.shape[0])
+            return
         with _open.take() as call:
-            at = call.memory(tiles * tile * packs_a + panels * panel * packs_b)
-            if packs_a:
-                words[Word.SOURCE_A], words[Word.A], words[Word.PACKED_A] = words[Word.A], at, tiles
-                words[Word.AM], words[Word.AK] = kernels.held_size, kernels.tile_step
-                words[Word.A_ROW], words[Word.A_TILE] = 0, tile
-                at += tiles * tile
-            if packs_b:
-                words[Word.SOURCE_B], words[Word.B], words[Word.PACKED_B] = words[Word.B], at, panels
-                words[Word.BK], words[Word.B_PANEL] = kernels.panel_step, panel
+            packed_a = self._packs_a(words) * tiles
+            at = call.memory(packed_a * tile + panels * panel)
+            words[Word.SOURCE_A], words[Word.SOURCE_B] = words[Word.A], words[Word.B]
+            if packed_a:
+                words[Word.A], words[Word.PACKED_A] = at, tiles
+                at += self._pack_a(words, tile)
+            words[Word.B], words[Word.BK], words[Word.B_PANEL] = at, kernels.panel_step, panel
             block = min(tiles, max(1, _CACHED // max(tile, 1)))
             work = block * kernels.rows * kernels.width * max(1, a.shape[1])
             group = min(panels, max(1, _CHUNK // work))
             words[Word.BLOCK], words[Word.GROUP] = block, group
             call.words[: len(words)] = words
-            phases = [(self._at["multiply"], -(-tiles // block) * -(-panels // group))]
-            if packs_a or packs_b:
-                phases.insert(0, (self._at["pack"], tiles * packs_a + panels * packs_b))
-            call.run(*phases)
+            chunks = -(-tiles // block) * -(-panels // group)
+            call.run((self._at["pack"], packed_a + panels), (self._at["multiply"], chunks))
+
+    def _by_columns(self, words: list[int], rows: int) -> None:
+        """Of few rows, or of a B that is better packed by and by."""
+        panels = -(-words[Word.N] // self.kernels.width)
+        work = rows * self.kernels.width * max(1, words[Word.K])
+        packs = words[Word.TILES] >= _FEW_TILES
+        least = 4 * SPAN if packs else SPAN
+        group = words[Word.GROUP] = -(-min(panels, max(least, _CHUNK // work)) // SPAN) * SPAN
+        self._run(words, packs, self._at["columns"], -(-panels // group))
 
     def _batched(self, a: Array, b: Array, out: Array) -> None:
-        kernels, padded = self.kernels, self._padded(a.shape[-1])
         words = self._common(a, b, out)
         batch = out.shape[:-2]
         items = math.prod(batch)
         offsets = [_offsets(x, batch) for x in (a, b)]
-        tile, panel = padded * kernels.tile_step, padded * kernels.panel_step
-        if kernels.widens:
-            words[Word.PACKED_A] = 1
-            words[Word.AM], words[Word.AK] = kernels.held_size, kernels.tile_step
-            words[Word.A_ROW], words[Word.A_TILE] = 0, tile
-        if not kernels.can_read_b or (words[Word.SOURCE_BN] != kernels.dtype.itemsize and words[Word.N] > 1):
-            words[Word.PACKED_B], words[Word.BK] = 1, kernels.panel_step
         per_chunk = max(1, min(-(-items // 8), _CHUNK // max(1, out.shape[-2] * out.shape[-1] * a.shape[-1])))
         words[Word.ITEMS], words[Word.PER_CHUNK] = items, per_chunk
         words[Word.OFFSETS_A], words[Word.OFFSETS_B] = (x.ctypes.data for x in offsets)
         words[Word.C_ITEM] = out.shape[-2] * words[Word.CM]
-        row = -(-(words[Word.TILES] * tile * words[Word.PACKED_A] + panel * words[Word.PACKED_B]) // 4096) * 4096
+        self._run(words, False, self._at["items"], -(-items // per_chunk))
+
+    def _run(self, words: list[int], packs: bool, code: int, chunks: int) -> None:
+        """Run a kernel that does parts of a product in scratch memory, and packs more than it must if `packs`."""
+        kernels, padded = self.kernels, self._padded(words[Word.K])
+        nbytes = 0
+        if kernels.widens or (packs and self._packs_a(words)):
+            words[Word.PACKED_A] = 1
+            nbytes += self._pack_a(words, padded * kernels.tile_step)
+        is_row = words[Word.SOURCE_BN] == kernels.dtype.itemsize or words[Word.N] == 1
+        if packs or not kernels.can_read_b or not is_row:
+            words[Word.PACKED_B], words[Word.BK] = 1, kernels.panel_step
+            words[Word.B_PANEL] = padded * kernels.panel_step
+            nbytes += SPAN * words[Word.B_PANEL]
+        row = -(-nbytes // 4096) * 4096
         with _open.take() as call:
-            words[Word.SCRATCH], words[Word.SCRATCH_ROW] = call.memory(row * _open.threads()), row
+            words[Word.SCRATCH], words[Word.SCRATCH_ROW] = call.memory(row * call.threads), row
             call.words[: len(words)] = words
-            call.run((self._at["items"], -(-items // per_chunk)))
+            call.run((code, chunks))
 
 
 def _offsets(x: Array, batch: tuple[int, ...]) -> Array:

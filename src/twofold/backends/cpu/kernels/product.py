@@ -7,14 +7,19 @@ height of a tile; a panel of columns that is too narrow is masked.
 
 Note [Ways of a product]
 `whole` does a product panel by panel on one thread, packing a panel of B into scratch memory where its columns are
-not contiguous. Entries for two dimensions and items of batches are computed in this way. For large products "pack"
-copies what is better copied, and "multiply" divides the result into blocks of rows by groups of panels.
+not contiguous. Entries, items of batches and groups of "columns" of few rows are computed in this way. For large
+products "pack" copies what is better copied, and "multiply" divides the result into blocks of rows by groups of
+panels.
 float16 and bfloat16 are always packed, which widens them.
+
+Note [Few rows]
+A product of few rows reads B once. Its tiles are several panels wide, so that there are enough sums for the
+processor to work on at once, and so that more of what is contiguous in memory is read together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -25,6 +30,9 @@ from ..emit import Function, Module, Val, vector
 from ..target import Target
 from .packing import first_lanes, load_masked, packer, store_masked
 from .tile import kernel_function, scratch_of
+
+_FEW = 3  # rows
+SPAN = 4  # panels that a tile of few rows is wide
 
 
 class Word(IntEnum):
@@ -53,7 +61,7 @@ class Word(IntEnum):
     SOURCE_B = 20
     SOURCE_BK = 21
     SOURCE_BN = 22
-    PACKED_A = 23  # tiles of A, panels of B that "pack" packs; in `whole`, whether
+    PACKED_A = 23  # tiles of A that "pack" packs before panels of B; in `whole`, whether
     PACKED_B = 24
     BLOCK = 25  # tiles of a block of rows
     GROUP = 26  # panels of a group
@@ -87,7 +95,7 @@ class ProductKernels:
         self.can_read_b = self.masks and not self.widens
 
     def emit(self, module: Module) -> None:
-        """Write "pack", "multiply", "items", and the entries "product" and "products"."""
+        """Write "pack", "multiply", "items", "columns", and the entries "product" and "products"."""
         self.pack_tile = packer(module, self.dtype, self.lanes, self.slots // self.lanes)
         self.pack_panel = packer(module, self.dtype, self.lanes, 2)
         self._emit_strip(module)
@@ -95,6 +103,7 @@ class ProductKernels:
         self._emit_pack(module)
         self._emit_multiply(module)
         self._emit_items(module)
+        self._emit_columns(module)
         if _open.HAS_ENTRIES:
             self._emit_entry(module, "product", 0)
             self._emit_entry(module, "products", 1)
@@ -104,23 +113,24 @@ class ProductKernels:
     def _emit_tile(self, module: Module, rows: int, vectors: int, is_full: bool) -> str:
         name = f"tile{rows}x{vectors}" + "full" * is_full
         signature = [
-            ("ptr", "a"), ("i64", "am"), ("i64", "ak"), ("ptr", "b"), ("i64", "bk"), ("i64", "k"), ("ptr", "c"),
-            ("i64", "cm"), ("i64", "count"),
+            ("ptr", "a"), ("i64", "am"), ("i64", "ak"), ("ptr", "b"), ("i64", "bk"), ("i64", "panel"), ("i64", "k"),
+            ("ptr", "c"), ("i64", "cm"), ("i64", "count"),
         ]  # fmt: skip
         f = Function(module, name, signature, attributes="nounwind noinline", private=True)
-        a, am, ak, b, bk, k, c, cm, count = f.args
+        a, am, ak, b, bk, panel, k, c, cm, count = f.args
         lanes, step = self.lanes, self.lanes * self.held_size
         ty = vector(self.held, lanes)
         masks = [] if is_full else [first_lanes(f, f.sub(count, v * lanes), lanes) for v in range(vectors)]
         starts = range(0, rows, 3)  # an address for three rows: the processor adds a stride once or twice by itself
         threes = [f.at(a, f.mul(am, r)) for r in starts]
+        panels = [f.mul(panel, i) for i in range(vectors // 2)]
 
         def one(_: Any, b: Val, *carry: Val) -> list[Val]:
             masks, rest = carry[:num_masks], carry[num_masks:]
             threes, acc = rest[: len(starts)], list(rest[len(starts) :])
             bs = []
             for v in range(vectors):
-                at = f.at(b, v * step)
+                at = f.at(f.at(b, panels[v // 2]), v % 2 * step) if vectors > 2 else f.at(b, v * step)
                 if masks:
                     bs.append(load_masked(f, at, self.dtype, lanes, masks[v]))
                 else:
@@ -150,7 +160,10 @@ class ProductKernels:
         return name
 
     def _emit_strip(self, module: Module) -> None:
-        """Tiles `first` to `last` of one panel, from the addresses of the first one's A and C."""
+        """Tiles `first` to `last` of a panel, from the addresses of the first one's A and C.
+
+        More than one panel is `SPAN` of them, and one tile of few rows.
+        """
         signature = [
             ("ptr", "words"), ("ptr", "a"), ("ptr", "b"), ("ptr", "c"), ("i64", "first"), ("i64", "last"),
             ("i64", "count"),
@@ -158,19 +171,21 @@ class ProductKernels:
         heights = range(1, self.rows + 1)
         kinds = ((1, False), (2, False), (2, True))
         names = [self._emit_tile(module, r, *kind) for r in heights for kind in kinds]
+        few = [self._emit_tile(module, r, 2 * SPAN, True) for r in range(1, _FEW + 1)]
         f = Function(module, "strip", signature, attributes="nounwind noinline", private=True)
         words, a, b, c, first, last, count = f.args
         W = Word
-        k, rows, extra, am, ak, a_row, a_tile, bk, cm = _words(
-            f, words, W.K, W.ROWS, W.EXTRA, W.AM, W.AK, W.A_ROW, W.A_TILE, W.BK, W.CM
+        k, rows, extra, am, ak, a_row, a_tile, bk, panel, cm = _words(
+            f, words, W.K, W.ROWS, W.EXTRA, W.AM, W.AK, W.A_ROW, W.A_TILE, W.BK, W.B_PANEL, W.CM
         )
         wide, full = (f.convert("zext", f.icmp("sgt", count, n), "i64") for n in (self.lanes, self.width - 1))
-        width = f.add(wide, full)
+        width, spans = f.add(wide, full), f.icmp("sgt", count, self.width)
 
         def one(t: Any, a: Val, c: Val) -> list[Val]:
             height = f.add(rows, f.convert("zext", f.icmp("slt", t, extra), "i64"))
             number = f.int(f.add(f.mul(f.sub(height, 1), len(kinds)), width))
-            self._switch(f, number, names, [a, am, ak, b, bk, k, c, cm, count])
+            number = f.select(spans, f.int(f.add(height, len(names) - 1)), number)
+            self._switch(f, number, [*names, *few], [a, am, ak, b, bk, panel, k, c, cm, count])
             below = f.at(a, f.add(a_tile, f.mul(height, a_row)))
             return [below, f.at(c, f.mul(height, cm))]
 
@@ -193,15 +208,19 @@ class ProductKernels:
     # --- a product on one thread ----------------------------------------------------------------
 
     def _emit_whole(self, module: Module) -> None:
-        """A product on one thread, from the addresses of its operands and of scratch memory.
+        """Columns `start` to `stop` on one thread, from the addresses of the operands and of scratch memory.
 
-        The scratch holds a panel of B, and before it all tiles of A if they are packed.
+        The scratch holds the panels of B for one tile, and before them all tiles of A if they are packed.
         """
-        signature = [("ptr", "words"), ("ptr", "a"), ("ptr", "b"), ("ptr", "c"), ("ptr", "scratch")]
+        signature = [
+            ("ptr", "words"), ("ptr", "a"), ("ptr", "b"), ("ptr", "c"), ("ptr", "scratch"), ("i64", "start"),
+            ("i64", "stop"),
+        ]  # fmt: skip
         f = Function(module, "whole", signature, attributes="nounwind noinline", private=True)
-        words, a, b, c, scratch = f.args
+        words, a, b, c, scratch, start, stop = f.args
         W = Word
-        k, n, tiles, bk, bn, packs_b = _words(f, words, W.K, W.N, W.TILES, W.SOURCE_BK, W.SOURCE_BN, W.PACKED_B)
+        k, tiles, packs_b = _words(f, words, W.K, W.TILES, W.PACKED_B)
+        bk, bn, b_panel = _words(f, words, W.SOURCE_BK, W.SOURCE_BN, W.B_PANEL)
         room = f.alloca(16)
         f.store(a, room, 8)
         panel_at = f.at(room, 8)
@@ -214,19 +233,38 @@ class ProductKernels:
             f.store(f.at(scratch, f.mul(tiles, f.mul(self._up(f, k), self.tile_step))), panel_at, 8)
 
         f.when(packs_a, pack_a)
-        a_now, panel = f.load("ptr", room, 8), f.load("ptr", panel_at, 8)
+        a_now, scratch_b = f.load("ptr", room, 8), f.load("ptr", panel_at, 8)
         packs = f.icmp("sgt", packs_b, 0)
 
-        def one(j: Any, b: Val, c: Val) -> list[Val]:
-            count = f.min(f.sub(n, j), self.width)
-            f.when(packs, lambda: f.call(self.pack_panel, [b, bk, bn, f.int(count), k, panel]))
-            b_now = f.select(packs, panel, b)
-            f.call("strip", [words, a_now, b_now, c, f.int(0), tiles, f.int(count)])
-            return [f.at(b, f.mul(bn, self.width)), f.at(c, self.width * self.dtype.itemsize)]
+        def one(column: Any, count: Any) -> None:
+            at = f.at(b, f.mul(column, bn))
 
-        f.loop(0, n, one, [b, c], step=self.width)
+            def pack() -> None:
+                def panel(j: Any) -> None:
+                    first = f.mul(j, self.width)
+                    exist = f.min(f.sub(count, first), self.width)
+                    to = f.at(scratch_b, f.mul(j, b_panel))
+                    f.call(self.pack_panel, [f.at(at, f.mul(first, bn)), bk, bn, f.int(exist), k, to])
+
+                f.loop(0, f.div(f.add(count, self.width - 1), self.width), panel)
+
+            f.when(packs, pack)
+            to = f.at(c, f.mul(column, self.dtype.itemsize))
+            f.call("strip", [words, a_now, f.select(packs, scratch_b, at), to, f.int(0), tiles, f.int(count)])
+
+        self._columns(f, words, start, stop, one)
         f.ret()
         f.finish()
+
+    def _columns(self, f: Function, words: Val, start: Any, stop: Any, body: Callable[[Any, Any], None]) -> None:
+        """Call `body(column, count)` for panels, or for `SPAN` of them where there are few rows."""
+        tiles, rows, n = _words(f, words, Word.TILES, Word.ROWS, Word.N)
+        are_few = f.op("and", f.icmp("eq", tiles, 1), f.icmp("slt", rows, _FEW + 1))
+        span = self.width * SPAN
+        spans = f.select(are_few, f.int(f.div(f.sub(f.min(stop, n), start), span)), f.int(0))
+        middle = f.add(start, f.mul(spans, span))
+        f.loop(start, middle, lambda column: body(column, span), step=span)
+        f.loop(middle, stop, lambda column: body(column, f.min(f.sub(n, column), self.width)), step=self.width)
 
     def _up(self, f: Function, k: Val) -> Any:
         """K rounded up to the length of a vector."""
@@ -246,17 +284,34 @@ class ProductKernels:
         f = kernel_function(module, "items")
         words, first, last, _ = f.args
         W = Word
-        per_chunk, items, at_a, at_b, c_item = _words(
-            f, words, W.PER_CHUNK, W.ITEMS, W.OFFSETS_A, W.OFFSETS_B, W.C_ITEM
+        n, per_chunk, items, at_a, at_b, c_item = _words(
+            f, words, W.N, W.PER_CHUNK, W.ITEMS, W.OFFSETS_A, W.OFFSETS_B, W.C_ITEM
         )
         a, b, c = _addresses(f, words, W.A, W.B, W.C)
         scratch = scratch_of(f)
 
         def one(i: Any) -> None:
             own = [f.load("i64", f.at(self._pointer(f, at), f.mul(i, 8)), 8) for at in (at_a, at_b)]
-            f.call("whole", [words, f.at(a, own[0]), f.at(b, own[1]), f.at(c, f.mul(i, c_item)), scratch])
+            begin = [f.at(a, own[0]), f.at(b, own[1]), f.at(c, f.mul(i, c_item))]
+            f.call("whole", [words, *begin, scratch, f.int(0), n])
 
         f.loop(f.mul(first, per_chunk), f.min(f.mul(last, per_chunk), items), one)
+        f.ret()
+        f.finish()
+
+    def _emit_columns(self, module: Module) -> None:
+        """The kernel "columns": a product of few row tiles, by groups of panels."""
+        f = kernel_function(module, "columns")
+        words, first, last, _ = f.args
+        n, group = _words(f, words, Word.N, Word.GROUP)
+        operands, scratch = _addresses(f, words, Word.A, Word.B, Word.C), scratch_of(f)
+        width = f.mul(group, self.width)
+
+        def one(i: Any) -> None:
+            start = f.mul(i, width)
+            f.call("whole", [words, *operands, scratch, f.int(start), f.int(f.min(f.add(start, width), n))])
+
+        f.loop(first, last, one)
         f.ret()
         f.finish()
 
@@ -290,8 +345,11 @@ class ProductKernels:
         if self.can_read_b:
             table[Word.PACKED_B] = f.select(direct, f.int(0), f.int(1))
             table[Word.BK] = f.select(direct, bk, f.int(self.panel_step))
+            packed = f.int(f.mul(self._up(f, k), self.panel_step))
+            table[Word.B_PANEL] = f.select(direct, f.int(self.width * size), packed)
         else:
             table[Word.PACKED_B], table[Word.BK] = 1, self.panel_step
+            table[Word.B_PANEL] = f.mul(self._up(f, k), self.panel_step)
         if self.widens:
             table |= {Word.PACKED_A: 1, Word.AM: self.held_size, Word.AK: self.tile_step, Word.A_ROW: 0}
             table[Word.A_TILE] = f.mul(self._up(f, k), self.tile_step)
@@ -305,7 +363,7 @@ class ProductKernels:
         )
 
         def item(_: Any, a: Val, b: Val, c: Val) -> list[Val]:
-            f.call("whole", [words, a, b, c, scratch])
+            f.call("whole", [words, a, b, c, scratch, f.int(0), n])
             return [f.at(a, steps[0]), f.at(b, steps[1]), f.at(c, f.mul(f.mul(m, n), size))]
 
         f.loop(0, items, item, [first, second, _open.data(f, c)])
@@ -353,15 +411,15 @@ class ProductKernels:
             a_now = f.at(a, f.add(f.mul(row, a_row), f.mul(t, a_tile)))
             c_now = f.at(c, f.mul(row, cm))
             end = f.min(f.add(t, block), tiles)
-            begin = f.mul(f.rem(i, groups), group)
+            begin = f.mul(f.rem(i, groups), f.mul(group, self.width))
 
-            def panel(j: Any) -> None:
-                column = f.mul(j, self.width)
-                count = f.min(f.sub(n, column), self.width)
+            def columns(column: Any, count: Any) -> None:
                 to = f.at(c_now, f.mul(column, self.dtype.itemsize))
-                f.call("strip", [words, a_now, f.at(b, f.mul(j, b_panel)), to, f.int(t), f.int(end), f.int(count)])
+                b_now = f.at(b, f.mul(f.div(column, self.width), b_panel))
+                f.call("strip", [words, a_now, b_now, to, f.int(t), f.int(end), f.int(count)])
 
-            f.loop(begin, f.min(f.add(begin, group), panels), panel)
+            stop = f.min(f.add(begin, f.mul(group, self.width)), n)
+            self._columns(f, words, begin, stop, columns)
 
         f.loop(first, last, one)
         f.ret()
