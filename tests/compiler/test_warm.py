@@ -25,14 +25,14 @@ def test_what_is_warm_is_not_compiled_again(tmp_path, monkeypatch):
         lines: list[str] = []
         warm.warm(lines.append)
         *kinds, place = lines
-        assert str(tmp_path) in place and [kind.split(":")[0] for kind in kinds][-1] == "products"
+        assert str(tmp_path) in place and [kind.split(":")[0] for kind in kinds][-1] == "copies"
         for kind in kinds:
             number, compiled = counts(kind)
             assert number == compiled > 0
 
         lines.clear()
         warm.warm(lines.append)
-        assert [counts(kind)[1] for kind in lines[:-1]] == [0, 0, 0]
+        assert [counts(kind)[1] for kind in lines[:-1]] == [0, 0, 0, 0]
 
         def refuse(texts, _):
             assert not texts, "code is made"

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 
 from ..backends.cpu import launch as _launch
 from ..backends.cpu import team as _team
+from ..backends.cpu.copies import module_of as copies_module
 from ..backends.cpu.emit import Module
 from ..backends.cpu.jit import is_cached, object_codes
 from ..backends.cpu.kernels.mapping import MapKernel, flat_entry, has_map, node_of
 from ..backends.cpu.kernels.product import ProductKernels
 from ..backends.cpu.kernels.reducing import ReduceKernels, reduce_entry
+from ..backends.cpu.kernels.turning import BITS
 from ..backends.cpu.open import text_of
 from ..backends.cpu.target import host
 from ..ir import config
@@ -37,7 +39,7 @@ def warm(tell: Callable[[str], object] = print) -> None:
         tell(f"{config.CACHE_DIR.name} is 0: there is no cache, and nothing to be done")
         return
     _team._library(), _launch._loaded()  # what starts programs
-    kinds = {"element-wise operations": _maps, "reductions": _reductions, "products": _products}
+    kinds = {"element-wise operations": _maps, "reductions": _reductions, "products": _products, "copies": _copies}
     for kind, modules in kinds.items():
         started = time.perf_counter()
         texts = list(dict.fromkeys(map(text_of, modules())))
@@ -103,3 +105,7 @@ def _products() -> Iterator[Module]:
         module = Module(host().half)
         ProductKernels(dtype, host()).emit(module)
         yield module
+
+
+def _copies() -> Iterator[Module]:
+    return map(copies_module, BITS)

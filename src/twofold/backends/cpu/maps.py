@@ -10,6 +10,7 @@ import numpy as np
 from ...ir.dtypes import DType
 from ...ir.primitive import Primitive
 from . import open as _open
+from .copies import row_major
 from .emit import Module
 from .kernels.mapping import MapKernel, chunks_of, flat_entry, has_map, node_of
 from .layout import merge
@@ -96,7 +97,7 @@ class Map:
         operands = [_walkable(x, out.shape) for x in operands]
         sizes, strides = _walks(out.shape, operands)
         if len(sizes) > _MOST_DIMS or any(s[-1] not in (0, 1) for s in strides):
-            self._into(out, [np.ascontiguousarray(np.broadcast_to(x, out.shape)) for x in operands])
+            self._into(out, [row_major(np.broadcast_to(x, out.shape)) for x in operands])
             return
         missing = _MOST_DIMS - len(sizes)
         outer, inner, length = (1,) * missing + sizes
@@ -113,8 +114,8 @@ def _walkable(x: Array, shape: tuple[int, ...]) -> Array:
     """The array, copied if its elements along the result's last dimension are no neighbours."""
     last = next((i for i in range(1, len(shape) + 1) if shape[-i] != 1), 1)
     if x.ndim >= last and x.shape[-last] != 1 and x.strides[-last] != x.itemsize:
-        return np.ascontiguousarray(x)
-    return x if all(s % x.itemsize == 0 for s in x.strides) else np.ascontiguousarray(x)
+        return row_major(x)
+    return x if all(s % x.itemsize == 0 for s in x.strides) else row_major(x)
 
 
 def _walks(shape: tuple[int, ...], operands: Sequence[Array]) -> Any:

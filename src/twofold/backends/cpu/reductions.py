@@ -13,6 +13,7 @@ from ...ir.dtypes import DType
 from ...ir.primitive import Primitive
 from ...ir.types import Shape
 from . import open as _open
+from .copies import row_major
 from .emit import Module
 from .kernels.columns import _LONG, _MOST_BLOCKS
 from .kernels.reducing import BLOCK, COLUMNS, PARTIALS, VECTORS, ReduceKernels, reduce_entry
@@ -167,7 +168,7 @@ class Reduction:
     def _columns(self, name: str, out: Any, x: Any, walk: Columns, blocks: int) -> Any:
         tile = VECTORS * self.kernels.lanes
         if walk.column_stride != 1:
-            name, tile = {"columns": "crossed", "to_blocks": "crossed_to_blocks"}[name], self.kernels.lanes
+            name, tile = {"columns": "crossed", "to_blocks": "crossed_to_blocks"}[name], self.kernels.square
         panels = -(-walk.columns // tile)
         items = walk.outers * panels * blocks
         per_chunk = max(1, _CHUNK // (min(tile, walk.columns) * -(-walk.first // blocks) * walk.rest))
@@ -226,8 +227,8 @@ def _turned(x: Array, dims: Shape) -> tuple[Array, Shape]:
     real = [d for d in dims if x.shape[d] != 1]
     kept = [d for d in range(x.ndim) if d not in real]
     if goes_along_rows(x.shape, tuple(real)):
-        return np.ascontiguousarray(x), dims
-    return np.ascontiguousarray(x.transpose(*real, *kept)), tuple(range(len(real)))
+        return row_major(x), dims
+    return row_major(x.transpose(*real, *kept)), tuple(range(len(real)))
 
 
 _little_memory: list[Any] = []

@@ -59,6 +59,7 @@ class ReduceKernels(RowsKernel):
         self.x, self.out, self.dtype = x, self.node.outputs[0], dtype
         self.held = float32 if dtype in HALVES else dtype  # of partial sums in memory
         self.rule = _rows._REDUCE[p.name]
+        self.square = max(1, 4 * lanes // max(4, dtype.itemsize))  # the side of those that are turned
         views = [View.whole(Buffer("input", dtype, 4, 0), (2, 2)), View.whole(Buffer("output", dtype, 2, 1), (2,))]
         super().__init__(Group("rows", (2, 2), 1, [self.node]), {x: views[0]}, {self.out: views[1]}, lanes)
 
@@ -89,12 +90,12 @@ class ReduceKernels(RowsKernel):
         return _Row(self, f, bases, {self.x: f.mul(r, w["stride"]), self.out: out}, None, {})
 
     def _emit_rows(self, f: Function) -> None:
-        w = _words(f, ROWS)
-        f.loop(*_range(f, w["per_chunk"], w["rows"]), lambda r: self._row(f, w, r, r).run())
-        _end(f)
+        w = words_of(f, ROWS)
+        f.loop(*range_of(f, w["per_chunk"], w["rows"]), lambda r: self._row(f, w, r, r).run())
+        end(f)
 
     def _emit_parts(self, f: Function) -> None:
-        w = _words(f, PARTS)
+        w = words_of(f, PARTS)
 
         def item(i: Number) -> None:
             low = f.mul(f.rem(i, w["blocks"]), BLOCK)
@@ -103,11 +104,11 @@ class ReduceKernels(RowsKernel):
                 place = f.add(f.mul(i, PARTIALS), way * self.lanes)
                 store(f, v, f.at(w["out"], f.mul(place, self.held.itemsize)), self.held, self.lanes)
 
-        f.loop(*_range(f, w["per_chunk"], w["items"]), item)
-        _end(f)
+        f.loop(*range_of(f, w["per_chunk"], w["items"]), item)
+        end(f)
 
     def _emit_join(self, f: Function) -> None:
-        w, nodes, lanes = _words(f, JOIN), [self.node], self.lanes
+        w, nodes, lanes = words_of(f, JOIN), [self.node], self.lanes
 
         def row(r: Number) -> None:
             def block(b: Number, *totals: Val) -> list[Val]:
@@ -120,14 +121,14 @@ class ReduceKernels(RowsKernel):
             total = _rows.combine(f, self.rule, self.dtype, totals)
             store(f, total, f.at(w["out"], f.mul(r, self.dtype.itemsize)), self.dtype, 1)
 
-        f.loop(*_range(f, 1, w["rows"]), row)
-        _end(f)
+        f.loop(*range_of(f, 1, w["rows"]), row)
+        end(f)
 
     # --- over rows --------------------------------------------------------------------------
 
     def _emit_columns(self, f: Function, source: DType, target: DType) -> None:
         """`source` and `target` are how elements and results lie in memory."""
-        w, lanes = _words(f, COLUMNS), self.lanes
+        w, lanes = words_of(f, COLUMNS), self.lanes
         tile = lanes * VECTORS
 
         def panel(x: Val, out: Val, low: Number, high: Number, left: Number) -> None:
@@ -157,11 +158,11 @@ class ReduceKernels(RowsKernel):
             out = f.at(w["out"], f.mul(f.add(f.mul(rest, w["columns"]), column), target.itemsize))
             panel(x, out, low, high, f.sub(w["columns"], column))
 
-        f.loop(*_range(f, w["per_chunk"], w["items"]), item)
-        _end(f)
+        f.loop(*range_of(f, w["per_chunk"], w["items"]), item)
+        end(f)
 
     def _emit_crossed(self, f: Function, target: DType) -> None:
-        w, lanes, size = _words(f, COLUMNS), self.lanes, self.dtype.itemsize
+        w, lanes, size = words_of(f, COLUMNS), self.square, self.dtype.itemsize
         runs_first = f.icmp("ne", w["runs_first"], 0)
 
         def panel(x: Val, out: Val, low: Number, high: Number, left: Number) -> None:
@@ -177,7 +178,7 @@ class ReduceKernels(RowsKernel):
 
                 def square(j: Number, acc: Val, rows: Number | None) -> Val:
                     at = [f.at(column, f.mul(j, size)) for column in columns]
-                    for k, v in enumerate(_turned(f, [load(f, a, self.dtype, lanes, 1, rows) for a in at])):
+                    for k, v in enumerate(turned(f, [load(f, a, self.dtype, lanes, 1, rows) for a in at])):
                         total = self.rule.add(f, self.dtype, acc, v)
                         acc = total if rows is None else f.select(f.icmp("sgt", rows, k), total, acc)
                     return acc
@@ -225,7 +226,7 @@ class ReduceKernels(RowsKernel):
             store(f, total, f.at(out, v * lanes * target.itemsize), target, lanes, count)
 
 
-def _turned(f: Function, rows: list[Val]) -> list[Val]:
+def turned(f: Function, rows: list[Val]) -> list[Val]:
     """The columns of a square of vectors: halves of pairs of rows change places, then quarters, and so on."""
     lanes, ty = len(rows), rows[0].ty
     step = lanes // 2
@@ -262,7 +263,7 @@ def reduce_entry(module: Module) -> str:
     return "reduce"
 
 
-def _words(f: Function, names: tuple[str, ...]) -> dict[str, Val]:
+def words_of(f: Function, names: tuple[str, ...]) -> dict[str, Val]:
     """The words of the table by their names."""
     args = f.args[0]
     return {
@@ -271,11 +272,11 @@ def _words(f: Function, names: tuple[str, ...]) -> dict[str, Val]:
     }
 
 
-def _range(f: Function, per_chunk: Number, items: Number) -> tuple[Number, Number]:
+def range_of(f: Function, per_chunk: Number, items: Number) -> tuple[Number, Number]:
     """The items of the chunks that are to be done."""
     return f.mul(f.args[1], per_chunk), f.min(f.mul(f.args[2], per_chunk), items)
 
 
-def _end(f: Function) -> None:
+def end(f: Function) -> None:
     f.ret()
     f.finish()
