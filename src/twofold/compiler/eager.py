@@ -1,5 +1,5 @@
-"""Large eager operations on the compiler's kernels, where NumPy is slow: convolutions, pools, recurrent
-layers, transcendental functions, selections.
+"""Eager operations on the compiler's kernels: here those that are programs of one node, convolutions, pools,
+recurrent layers and sums by index; the others are in eager_maps.py, eager_reductions.py and eager_products.py.
 
 Note [What runs natively]
 Whether an operation runs on a kernel is a function of its primitive, dtypes and shapes alone, so that
@@ -7,7 +7,8 @@ results do not depend on what ran before. Each combination is compiled when it i
 in the object cache by later processes. Programs keep their results' memory for the next call, so those
 used last are kept as far as they fit into a part of the machine's memory. Operations with little work
 stay with NumPy, which begins sooner, where its bits are the kernels'. Convolutions, pools and recurrent
-layers run natively at every size, and so do matrix products, on kernels that are made once (see eager_products.py).
+layers run natively at every size. So do matrix products, functions, and reductions of floating numbers, on
+kernels that take sizes when they run.
 Errors of native operations are explained by the reference, which is run for that.
 """
 
