@@ -59,7 +59,7 @@ def packer(module: Module, dtype: DType, lanes: int, vectors: int) -> str:
     size, held = dtype.itemsize, registers.HELD[dtype.name]
     width = lanes * vectors
     step = width * (8 if held == "double" else 4)
-    block = _transposer(module, dtype, lanes, step)
+    block = transposer(module, dtype, lanes, step)
 
     def beside() -> None:
         """Equal elements of all lines are neighbours."""
@@ -110,7 +110,7 @@ def packer(module: Module, dtype: DType, lanes: int, vectors: int) -> str:
     return name
 
 
-def _transposer(module: Module, dtype: DType, lanes: int, step: int) -> str:
+def transposer(module: Module, dtype: DType, lanes: int, step: int) -> str:
     """A shared function that packs a square, with zeros for lines and elements that do not exist.
 
     `(source, bytes from line to line, target, lines, elements of a line)`.

@@ -28,7 +28,8 @@ from .. import open as _open
 from .. import registers
 from ..emit import Function, Module, Val, vector
 from ..target import Target
-from .packing import first_lanes, load_masked, packer, store_masked
+from .access import load, store
+from .packing import first_lanes, load_masked, packer, store_masked, transposed, transposer
 from .tile import kernel_function, scratch_of
 
 _FEW = 3  # rows
@@ -248,18 +249,83 @@ class ProductKernels:
 
                 f.loop(0, f.div(f.add(count, self.width - 1), self.width), panel)
 
-            f.when(packs, pack)
             to = f.at(c, f.mul(column, self.dtype.itemsize))
+            f.when(packs, pack)
             f.call("strip", [words, a_now, f.select(packs, scratch_b, at), to, f.int(0), tiles, f.int(count)])
 
+        start = self._whole_along(f, words, a_now, b, c, start, stop)
         self._columns(f, words, start, stop, one)
         f.ret()
         f.finish()
 
+    def _whole_along(self, f: Function, words: Val, a: Val, b: Val, c: Val, start: Val, stop: Val) -> Val:
+        """All whole vectors of columns, if they are contiguous and there are few rows; returns what comes next."""
+        names = [self._emit_along(f.module, r) for r in range(1, _FEW + 1)]
+        W = Word
+        k, rows, am, ak, cm, packs = _words(f, words, W.K, W.ROWS, W.AM, W.AK, W.CM, W.PACKED_B)
+        bk, bn = _words(f, words, W.SOURCE_BK, W.SOURCE_BN)
+        along = f.op("and", f.icmp("sgt", packs, 0), f.icmp("eq", bk, self.dtype.itemsize))
+        along = f.op("and", along, self._are_few(f, words))
+        count = f.select(along, f.int(f.div(f.sub(stop, start), self.lanes)), f.int(0))
+
+        def vector(_: Any, b: Val, c: Val) -> list[Val]:
+            self._switch(f, f.int(f.sub(rows, 1)), names, [a, am, ak, b, bn, k, c, cm])
+            return [f.at(b, f.mul(bn, self.lanes)), f.at(c, self.lanes * self.dtype.itemsize)]
+
+        f.loop(0, count, vector, [f.at(b, f.mul(start, bn)), f.at(c, f.mul(start, self.dtype.itemsize))])
+        return f.int(f.add(start, f.mul(count, self.lanes)))
+
+    def _emit_along(self, module: Module, rows: int) -> str:
+        """Few rows by a vector of columns, each contiguous in memory: squares of B are transposed in registers."""
+        name = f"along{rows}"
+        signature = [
+            ("ptr", "a"), ("i64", "am"), ("i64", "ak"), ("ptr", "b"), ("i64", "bn"), ("i64", "k"), ("ptr", "c"),
+            ("i64", "cm"),
+        ]  # fmt: skip
+        f = Function(module, name, signature, attributes="nounwind noinline", private=True)
+        a, am, ak, b, bn, k, c, cm = f.args
+        lanes, size, dtype = self.lanes, self.dtype.itemsize, self.dtype
+        ty, step = vector(self.held, lanes), lanes * self.held_size
+        square = transposer(module, dtype, lanes, step)
+        rest = f.alloca(lanes * step)
+
+        def add(at_a: Val, v: Val, acc: Sequence[Val]) -> list[Val]:
+            xs = [f.load(self.held, f.at(at_a, f.mul(am, r)), self.held_size) for r in range(rows)]
+            return [f.intrinsic("fma", [f.splat(x, lanes), v, y]) for x, y in zip(xs, acc, strict=True)]
+
+        def whole(_: Any, a: Val, b: Val, *acc: Val) -> list[Val]:
+            threes = [f.at(b, f.mul(bn, i)) for i in range(0, lanes, 3)]
+            two = f.mul(bn, 2)
+            columns = [load(f, f.at(threes[i // 3], (0, bn, two)[i % 3]), dtype, lanes, 1) for i in range(lanes)]
+            out = list(acc)
+            for v in transposed(f, columns):
+                out, a = add(a, v, out), f.at(a, ak)
+            return [a, f.at(b, lanes * size), *out]
+
+        zeros = [f.const(0, ty)] * rows
+        a, b, *acc = f.loop(0, f.div(k, lanes), whole, [a, b, *zeros])
+        left = f.int(f.rem(k, lanes))
+        f.when(f.icmp("sgt", left, 0), lambda: f.call(square, [b, bn, rest, f.int(lanes), left]))
+
+        def one(_: Any, a: Val, at: Val, *acc: Val) -> list[Val]:
+            return [f.at(a, ak), f.at(at, step), *add(a, f.load(ty, at, self.held_size), acc)]
+
+        acc = f.loop(0, left, one, [a, rest, *acc])[2:]
+        for r, y in enumerate(acc):
+            store(f, y, f.at(c, f.mul(cm, r)), dtype, lanes)
+        f.ret()
+        f.finish()
+        return name
+
+    @staticmethod
+    def _are_few(f: Function, words: Val) -> Val:
+        """Whether there are few rows."""
+        tiles, rows = _words(f, words, Word.TILES, Word.ROWS)
+        return f.op("and", f.icmp("eq", tiles, 1), f.icmp("slt", rows, _FEW + 1))
+
     def _columns(self, f: Function, words: Val, start: Any, stop: Any, body: Callable[[Any, Any], None]) -> None:
         """Call `body(column, count)` for panels, or for `SPAN` of them where there are few rows."""
-        tiles, rows, n = _words(f, words, Word.TILES, Word.ROWS, Word.N)
-        are_few = f.op("and", f.icmp("eq", tiles, 1), f.icmp("slt", rows, _FEW + 1))
+        n, are_few = *_words(f, words, Word.N), self._are_few(f, words)
         span = self.width * SPAN
         spans = f.select(are_few, f.int(f.div(f.sub(f.min(stop, n), start), span)), f.int(0))
         middle = f.add(start, f.mul(spans, span))
