@@ -1,8 +1,9 @@
 """Errors of compiled functions in units in the last place: `python -m benchmarks.accuracy`.
 
 float32 is compared with NumPy's functions of float64, over numbers that are spread over all bit
-patterns; float64 with those of the C library's long double, which have 11 bits more. erf has no such
-function: 30 digits of mpmath are computed for fewer numbers. Errors are those of the largest element
+patterns; float64 with those of the C library's long double, which have 11 bits more. erf, lgamma and
+digamma have no such function: 30 digits of mpmath are computed for fewer numbers, and for the latter two
+for positive ones only (on the others they have an absolute error). Errors are those of the largest element
 found, so they are bounds from below; `docs/design/0003-numerics.md` says what they were.
 """
 
@@ -24,17 +25,22 @@ def _sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
-def _erf(x: Array) -> Array:
-    with mpmath.workdps(30):
-        return np.array([np.longdouble(mpmath.nstr(mpmath.erf(mpmath.mpf(float(v))), 25)) for v in x])
+def _by_mpmath(fn: Callable[[Any], Any]) -> Callable[[Array], Array]:
+    def digits(x: Array) -> Array:
+        with mpmath.workdps(30):
+            return np.array([np.longdouble(mpmath.nstr(fn(mpmath.mpf(float(v))), 25)) for v in x])
+
+    return digits
 
 
 FUNCTIONS: dict[str, Callable[..., Array]] = {
     "exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "sigmoid": _sigmoid, "tanh": np.tanh,
-    "erf": _erf, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "sin": np.sin, "cos": np.cos, "tan": np.tan,
+    "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "sin": np.sin, "cos": np.cos, "tan": np.tan,
     "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "asinh": np.arcsinh,
     "acosh": np.arccosh, "atanh": np.arctanh, "pow": np.power, "atan2": np.arctan2,
+    "erf": _by_mpmath(mpmath.erf), "lgamma": _by_mpmath(mpmath.loggamma), "digamma": _by_mpmath(mpmath.digamma),
 }  # fmt: skip
+POSITIVE, SLOW = {"lgamma", "digamma"}, {"erf", "lgamma", "digamma"}
 TWO_ARGUMENTS = {"pow", "atan2"}
 
 
@@ -54,9 +60,11 @@ def numbers(dtype: Any, count: int, seed: int) -> Array:
 def error(name: str, dtype: Any, count: int) -> tuple[float, str, bool]:
     """The largest error in units in the last place, where it is, and whether special cases agree."""
     wide = np.float64 if dtype == np.float32 else np.longdouble
-    if name == "erf":
+    if name in SLOW:
         count = min(count, 3000)
     arguments = [numbers(dtype, count, seed) for seed in range(1 + (name in TWO_ARGUMENTS))]
+    if name in POSITIVE:
+        arguments = [np.abs(a[np.abs(a) < 1e30]) for a in arguments]
     if len(arguments) == 2:
         arguments[1] = np.random.default_rng(2).permutation(arguments[1])
     arguments = [a[: min(map(len, arguments))] for a in arguments]

@@ -7,7 +7,7 @@ erfc, erfinv, lgamma of positive numbers and digamma of numbers above 2 and near
 its relative error is up to 3e-15. Near the roots on the negative axis the absolute error is of that size.
 polygamma: 2e-15 for n <= 4, 1e-14 for n = 7; on the negative axis 4e-14.
 
-Sources: Abramowitz & Stegun 1964 ("A&S"), formulas 6.1.33 and 6.1.41 (lgamma), 6.3.5, 6.3.7 and
+Sources: Abramowitz & Stegun 1964 ("A&S"), formula 6.1.41 (lgamma), 6.3.5, 6.3.7 and
 6.3.18 (digamma), 6.4.10 (polygamma); DLMF 25.11.28 (Hurwitz zeta by Euler-Maclaurin) and 5.15.6
 (reflection); Shepherd & Laframboise 1981, "Chebyshev approximation of (1 + 2x) exp(x^2) erfc x";
 Winitzki 2008, "A handy approximation for the error function and its inverse".
@@ -51,28 +51,27 @@ _ERF32_BOTTOM = (
     1.0, 2.732334999765205, 3.1640997378537516, 1.946612436551567,
     0.6423723652633626, 0.09557778455893094, 0.002341360989200626,
 )  # fmt: skip
-# zeta(n) - 1 for n = 2, 3 ...
-_ZETA = (
-    0.6449340668482264, 0.2020569031595943, 0.08232323371113819, 0.03692775514336993,
-    0.01734306198444914, 0.008349277381922827, 0.00407735619794434, 0.0020083928260822143,
-    0.0009945751278180853, 0.0004941886041194645, 0.0002460865533080483, 0.00012271334757848915,
-    6.124813505870483e-05, 3.058823630702049e-05, 1.528225940865187e-05, 7.637197637899763e-06,
-    3.81729326499984e-06, 1.908212716553939e-06, 9.539620338727962e-07, 4.769329867878064e-07,
-    2.38450502727733e-07, 1.1921992596531106e-07, 5.960818905125948e-08, 2.980350351465228e-08,
-    1.4901554828365043e-08, 7.45071178983543e-09, 3.725334024788457e-09, 1.862659723513049e-09,
-)  # fmt: skip
-_EULER = 0.5772156649015329
 # Bernoulli numbers B2, B4 ... B16
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510)
-# The positive root of digamma, as a sum of two doubles, and its series there, first power first.
+# lgamma(x) / ((x - 1) (x - 2)) on [1, 2.5] in powers of (4x - 7) / 3 (a Chebyshev series; 1e-18)
+_LGAMMA_NEAR = (
+    0.4501393121092563, -0.08961118996893207, 0.0250427515491617, -0.00803838845963536,
+    0.0027768984548641094, -0.0010028956763760415, 0.0003729600094667943, -0.0001415684816863473,
+    5.4551225043860086e-05, -2.1263280543969928e-05, 8.363509603207819e-06, -3.313834714109078e-06,
+    1.3210336919322378e-06, -5.293726373581327e-07, 2.1305246423604705e-07, -8.595803399918706e-08,
+    3.4843395074596074e-08, -1.4381769845227024e-08, 5.8645200185714736e-09, -2.1197436987410773e-09,
+    8.666685139365103e-10, -5.98121482258431e-10, 2.4676787434083136e-10, 3.637437162349744e-11,
+    -1.531034820827751e-11, -3.9667090137591825e-11, 1.6452598980062168e-11,
+)  # fmt: skip
+# The positive root of digamma, as a sum of two doubles, and digamma(x) / (x - root) on [1, 2] in powers of 2x - 3
 _DIGAMMA_ROOT, _DIGAMMA_ROOT_LOW = 1.4616321449683622, 9.549995429965697e-17
-_DIGAMMA_AT_ROOT = (
-    0.9676722454476212, -0.4427631689835921, 0.258499760955651, -0.16394270544240652,
-    0.10782405069126237, -0.07219956125645471, 0.04880428816414311, -0.03316112647484736,
-    0.022597648232218104, -0.01542476590494896, 0.010538791616612175, -0.007204534386356869,
-    0.004926781395729853, -0.003369801655439328, 0.002305126326734928, -0.0015769367714301972,
-    0.0010788252019162967, -0.0007380709389960052, 0.000504953265834602, -0.0003454680251063077,
-    0.00023635601564027053, -0.00016170622091974803, 0.0001106337276874741, -7.569179582195066e-05,
+_DIGAMMA_NEAR = (
+    0.9510558760318328, -0.21181371064073024, 0.06013562106019684, -0.018550615381739702,
+    0.005936795278301875, -0.0019350666647392832, 0.0006368880303847901, -0.00021074841284590126,
+    6.99501882655044e-05, -2.325823275895313e-05, 7.741234441368395e-06, -2.578133701610713e-06,
+    8.589062683365892e-07, -2.8621216825577647e-07, 9.543261570760428e-08, -3.1807298477301726e-08,
+    1.0528133851878114e-08, -3.509235492410718e-09, 1.2466690231864029e-09, -4.1555064115551965e-10,
+    8.748420037436287e-11, -2.9161179626023815e-11, 2.916093601085364e-11, -9.720300404202244e-12,
 )  # fmt: skip
 
 
@@ -214,9 +213,9 @@ def lgamma(x: Array) -> Array:
         (pole, _infinite),
         (x >= 10, _lgamma_large),
         (x > 2.5, _lgamma_by_product),
-        (x >= 1.5, lambda x: _lgamma_series(x - 2)),
-        (x >= 0.5, lambda x: _lgamma_series(x - 1) - np.log(x)),
-        (x > 0, lambda x: _lgamma_series(x) - np.log1p(x) - np.log(x)),
+        (x >= 1, lambda x: _lgamma_near(x - 2)),
+        (x >= 0.5, lambda x: _lgamma_near(x - 1) - np.log(x)),
+        (x > 0, lambda x: _lgamma_near(x) - np.log1p(x) - np.log(x)),
         (x < 0, lambda x: np.log(math.pi / np.abs(_sin_pi(x))) - lgamma(1 - x)),
     )
 
@@ -227,10 +226,9 @@ def _sin_pi(x: Array) -> Array:
     return np.sin(math.pi * (x - near)) * (1 - 2 * np.abs(np.fmod(near, 2)))
 
 
-def _lgamma_series(w: Array) -> Array:
-    """lgamma(2 + w) for |w| <= 1/2, A&S 6.1.33: relatively accurate at the zero w = 0."""
-    coefficients = [1 - _EULER] + [(-1) ** n * z / n for n, z in enumerate(_ZETA, 2)]
-    return w * _polynomial(coefficients, w)
+def _lgamma_near(w: Array) -> Array:
+    """lgamma(2 + w) from -1 to 1/2: relatively accurate at both zeros."""
+    return w * (1 + w) * _polynomial(_LGAMMA_NEAR, (4 * w + 1) / 3) + 0.0  # no negative zero
 
 
 def _lgamma_by_product(x: Array) -> Array:
@@ -239,7 +237,7 @@ def _lgamma_by_product(x: Array) -> Array:
     while (far := x > 2.5).any():
         x[far] -= 1
         product[far] *= x[far]
-    return np.log(product) + _lgamma_series(x - 2)
+    return np.log(product) + _lgamma_near(x - 2)
 
 
 def _lgamma_large(x: Array) -> Array:
@@ -255,7 +253,6 @@ def digamma(x: Array) -> Array:
     return _by_parts(
         x,
         (x == 0, lambda x: np.copysign(np.inf, -x)),
-        (np.abs(x - _DIGAMMA_ROOT) < 0.25, _digamma_at_root),
         (x > 0, _digamma_positive),
         (
             (x < 0) & (np.floor(x) != x),
@@ -264,21 +261,26 @@ def digamma(x: Array) -> Array:
     )
 
 
-def _digamma_at_root(x: Array) -> Array:
-    """Taylor's series at the positive root, relatively accurate there."""
-    t = (x - _DIGAMMA_ROOT) - _DIGAMMA_ROOT_LOW
-    return t * _polynomial(_DIGAMMA_AT_ROOT, t)
-
-
 def _digamma_positive(x: Array) -> Array:
-    """Recurrence (A&S 6.3.5) up to 10, from there the asymptotic series (6.3.18)."""
-    x, below = x.copy(), np.zeros_like(x)
-    while (near := x < 10).any():
-        below[near] -= 1 / x[near]
-        x[near] += 1
+    """From 10 on the asymptotic series (A&S 6.3.18); below by recurrence (6.3.5) from [1, 2]."""
+    return _by_parts(x, (x >= 10, _digamma_large), (x > 0, _digamma_by_sum))
+
+
+def _digamma_large(x: Array) -> Array:
     r = 1 / x
     terms = [-b / (2 * k) for k, b in enumerate(_BERNOULLI, 1)]
-    return below + (np.log(x) - 0.5 * r + r * r * _polynomial(terms, r * r))
+    return np.log(x) - 0.5 * r + r * r * _polynomial(terms, r * r)
+
+
+def _digamma_by_sum(x: Array) -> Array:
+    small = x < 1
+    total = np.where(small, -1 / x, 0.0)
+    x = np.where(small, x + 1, x)
+    while (far := x > 2).any():
+        x[far] -= 1
+        total[far] += 1 / x[far]
+    t = (x - _DIGAMMA_ROOT) - _DIGAMMA_ROOT_LOW  # relatively accurate at the root
+    return t * _polynomial(_DIGAMMA_NEAR, 2 * x - 3) + total
 
 
 @_in_float64

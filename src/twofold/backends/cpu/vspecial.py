@@ -3,7 +3,7 @@
 As in vmath.py, float32 is computed in double and rounded once. float64 has errors of a few units in the last
 place; lgamma, digamma and polygamma near their roots on the negative axis an absolute error of that size.
 
-Sources: Abramowitz & Stegun 1964 ("A&S"), formulas 6.1.33 and 6.1.41 (lgamma), 6.3.5, 6.3.7 and 6.3.18
+Sources: Abramowitz & Stegun 1964 ("A&S"), formula 6.1.41 (lgamma), 6.3.5, 6.3.7 and 6.3.18
 (digamma), 6.4.10 (polygamma); DLMF 25.11.28 (Hurwitz zeta by Euler-Maclaurin) and 5.15.6 (reflection); Giles
 2010, "Approximating the erfinv function" (its variable w); Dekker 1971, "A floating-point technique for
 extending the available precision" (sums and products of two doubles).
@@ -16,11 +16,10 @@ from collections.abc import Callable
 
 from ...primitives._special import (
     _BERNOULLI,
-    _DIGAMMA_AT_ROOT,
+    _DIGAMMA_NEAR,
     _DIGAMMA_ROOT,
     _DIGAMMA_ROOT_LOW,
-    _EULER,
-    _ZETA,
+    _LGAMMA_NEAR,
 )
 from .emit import Function, Val, element, vector
 from .vmath import _LN2_HIGH, _LN2_LOW, MATH, _exp, _fabs, _fneg, _log, _poly, _pow, _scale, _split
@@ -75,7 +74,7 @@ def _from_pole(f: Function, x: Val) -> Val:
 
 
 def _lgamma(f: Function, x: Val) -> Val:
-    """By Stirling's series from 10 on; below as the series at 2 and the logarithm of a product."""
+    """By Stirling's series from 10 on; below as a polynomial around 2 and the logarithm of a product."""
     ty = x.ty
     one, zero, inf = f.const(1, ty), f.const(0, ty), f.const(math.inf, ty)
     below = f.fcmp("olt", x, zero)
@@ -85,15 +84,16 @@ def _lgamma(f: Function, x: Val) -> Val:
         far = f.fcmp("ogt", near, f.const(2.5, ty))
         near = f.select(far, f.op("fsub", near, one), near)
         product = f.select(far, f.op("fmul", product, near), product)
-    small, tiny = f.fcmp("olt", z, f.const(1.5, ty)), f.fcmp("olt", z, f.const(0.5, ty))
+    small, tiny = f.fcmp("olt", z, one), f.fcmp("olt", z, f.const(0.5, ty))
     step = f.select(tiny, zero, one)
     w = f.op("fsub", z, step)  # gamma(2 + w) is z gamma(z), or z (1 + z) gamma(z)
     w = f.select(small, w, f.op("fsub", near, f.const(2, ty)))
     product = f.select(small, f.select(tiny, f.intrinsic("fma", [z, z, z]), z), product)
     logarithm = _log(f, product, True)
     logarithm = f.select(small, _fneg(f, logarithm), logarithm)
-    coefficients = [1 - _EULER] + [(-1) ** n * c / n for n, c in enumerate(_ZETA, 2)]
-    middle = f.intrinsic("fma", [w, _poly(f, w, coefficients[::-1]), logarithm])
+    u = f.intrinsic("fma", [w, f.const(4 / 3, ty), f.const(1 / 3, ty)])
+    middle = f.op("fmul", f.op("fmul", w, f.op("fadd", w, one)), _poly(f, u, _LGAMMA_NEAR[::-1]))
+    middle = f.op("fadd", middle, logarithm)
     r = f.op("fdiv", one, z)
     terms = [b / (2 * k * (2 * k - 1)) for k, b in enumerate(_BERNOULLI, 1)]
     rest = f.intrinsic(
@@ -131,21 +131,30 @@ def _cotangent(f: Function, x: Val) -> Val:
 
 
 def _digamma(f: Function, x: Val) -> Val:
-    """By recurrence up to 10, from there the asymptotic series; near its positive root by Taylor's."""
+    """By the asymptotic series from 10 on; below by recurrence from a polynomial on [1, 2]."""
     ty = x.ty
     one, zero = f.const(1, ty), f.const(0, ty)
     below = f.fcmp("olt", x, zero)
-    z, left = _rise(f, f.select(below, f.op("fsub", one, x), x), 10, lambda z: f.op("fdiv", one, z))
+    z = f.select(below, f.op("fsub", one, x), x)
     r = f.op("fdiv", one, z)
     r2 = f.op("fmul", r, r)
     terms = [-b / (2 * k) for k, b in enumerate(_BERNOULLI, 1)]
-    out = f.intrinsic(
+    large = f.intrinsic(
         "fma", [r2, _poly(f, r2, terms[::-1]), f.op("fsub", _log(f, z, True), f.op("fmul", r, f.const(0.5, ty)))]
     )
-    out = f.op("fsub", out, left)
-    t = f.op("fsub", f.op("fsub", x, f.const(_DIGAMMA_ROOT, ty)), f.const(_DIGAMMA_ROOT_LOW, ty))
-    at_root = f.op("fmul", t, _poly(f, t, _DIGAMMA_AT_ROOT[::-1]))
-    out = f.select(f.fcmp("olt", _fabs(f, t), f.const(0.25, ty)), at_root, out)
+    small = f.fcmp("olt", z, one)
+    near = f.select(small, f.op("fadd", z, one), z)
+
+    def step(_: object, near: Val, total: Val) -> list[Val]:
+        far = f.fcmp("ogt", near, f.const(2, ty))
+        lower = f.select(far, f.op("fsub", near, one), near)
+        return [lower, f.select(far, f.op("fadd", total, f.op("fdiv", one, lower)), total)]
+
+    near, total = f.loop(0, 8, step, [near, f.select(small, _fneg(f, r), zero)])
+    t = f.op("fsub", f.op("fsub", near, f.const(_DIGAMMA_ROOT, ty)), f.const(_DIGAMMA_ROOT_LOW, ty))
+    u = f.intrinsic("fma", [near, f.const(2, ty), f.const(-3, ty)])
+    middle = f.intrinsic("fma", [t, _poly(f, u, _DIGAMMA_NEAR[::-1]), total])
+    out = f.select(f.fcmp("olt", z, f.const(10, ty)), middle, large)
     mirrored = f.intrinsic("fma", [_cotangent(f, x), f.const(-math.pi, ty), out])
     out = f.select(below, mirrored, out)
     out = f.select(f.op("and", below, _whole(f, x)), f.const(math.nan, ty), out)

@@ -1,11 +1,12 @@
 """Circular and hyperbolic functions on vectors, and their inverses, written in IR.
 
-As in vmath.py, float32 is computed in double and rounded once; float64 has errors of about two
-units in the last place.
+As in vmath.py, float32 is computed in double and rounded once; float64 has errors of one to two and a
+half units in the last place.
 
 Note [Argument reduction]
 sin, cos and tan need x - n pi/2. Up to 2**30 that is three fused multiply-adds with pi/2 in three
 doubles: x - n P1 is exact, because both are multiples of 2**-52 and the difference is below 1.
+float64 keeps what rounding the result loses as a second number.
 Beyond, elements go one by one through a function that multiplies the mantissa with those 192 bits
 of 2/pi that matter (Payne and Hanek), so that every finite argument has a right result.
 
