@@ -79,11 +79,13 @@ class Maps:
     def _runner(self) -> Callable[..., Any]:
         name = self.p.name
         if name == "pow":
-            return self._power
+            return self._power(self._pair())
         if name == "cast":
             return self._cast
-        if name in ("atan2", "polygamma") or (name in _DIFFER and name != "relu"):
+        if name in ("polygamma", "sign"):
             return self.evaluate
+        if name == "atan2" or (name in _DIFFER and name != "relu"):
+            return self._pair()
         if name in FUNCTIONS or name == "relu":
             return self._function()
         return (self._unary, self._binary, self._ternary)[arity(name) - 1]()
@@ -97,9 +99,26 @@ class Maps:
             if x.__class__ is _ndarray:
                 dtype = x.dtype
                 entry = entries.get(dtype)
-                if entry is not None and x.size <= LITTLE and x.flags.c_contiguous:
-                    return entry(x, _empty(x.shape, dtype))
+                if entry is not None and x.size <= LITTLE:
+                    return entry(x if x.flags.c_contiguous else _row_major(x), _empty(x.shape, dtype))
             return evaluate(x)
+
+        return run
+
+    def _pair(self) -> Callable[..., Any]:
+        entries, evaluate, reference = self._entries, self.evaluate, self._reference
+        plain, always = self.p.name in _DIFFER, {dtype.numpy for dtype in self._always}
+
+        def run(x: Any, y: Any) -> Any:
+            if x.__class__ is _ndarray and y.__class__ is _ndarray:
+                dtype, shape = x.dtype, x.shape
+                entry = entries.get(dtype)
+                if entry is None:
+                    if plain and dtype not in always and x.size < LARGE and y.size < LARGE:
+                        return reference(x, y)
+                elif x.size <= LITTLE and y.shape == shape and y.dtype == dtype:
+                    return entry(_row_major(x), _row_major(y), _empty(shape, dtype)) if shape else evaluate(x, y)
+            return evaluate(x, y)
 
         return run
 
@@ -140,18 +159,22 @@ class Maps:
             return self.evaluate(x, dtype=dtype)
         return self._reference(x, dtype=dtype)
 
-    def _power(self, x: Any, y: Any) -> Any:
+    def _power(self, other: Callable[..., Any]) -> Callable[..., Any]:
         """As passes/powers.py has it: some exponents that are known are products."""
-        if x.__class__ is _ndarray and y.__class__ in (int, float) and y in (-1, 1, 2, 3, 4):
-            dtype = FROM_NUMPY.get(x.dtype)
-            if dtype in FLOATS and y <= (2 if dtype in HALVES else 4):
-                if y < 0:
-                    return _run("div", 1.0, x)
-                if y == 1:
-                    return x.copy()
-                square = _run("mul", x, x)
-                return square if y == 2 else _run("mul", square, x if y == 3 else square)
-        return self.evaluate(x, y)
+
+        def run(x: Any, y: Any) -> Any:
+            if x.__class__ is _ndarray and y.__class__ in (int, float) and y in (-1, 1, 2, 3, 4):
+                dtype = FROM_NUMPY.get(x.dtype)
+                if dtype in FLOATS and y <= (2 if dtype in HALVES else 4):
+                    if y < 0:
+                        return _run("div", 1.0, x)
+                    if y == 1:
+                        return x.copy()
+                    square = _run("mul", x, x)
+                    return square if y == 2 else _run("mul", square, x if y == 3 else square)
+            return other(x, y)
+
+        return run
 
     # --- all cases --------------------------------------------------------------------------
 
@@ -198,8 +221,8 @@ class Maps:
             return None
         native = made.Map(self.p, dtypes, params)
         always = dtypes[-1] in self._always or (dtypes == [float64] and params.get("dtype") is float16)
-        if always and len(dtypes) == 1 and not params and made.HAS_ENTRIES:
-            self._entries[dtypes[0].numpy] = native.entry("1")
+        if always and not params and made.HAS_ENTRIES:
+            self._entries[dtypes[0].numpy] = native.entry("1" * len(dtypes))
         return native, always
 
 
@@ -219,6 +242,7 @@ _BINARY = frozenset((
     "ge", "gt", "le", "lt", "maximum", "minimum", "mul", "ne", "nextafter", "pow", "remainder", "shift_left",
     "shift_right", "sub",
 ))  # fmt: skip
+_row_major = np.ascontiguousarray
 _ndarray, _empty, _DOUBLE = np.ndarray, np.empty, np.dtype(np.float64)
 _lock = [threading.Lock()]
 

@@ -56,7 +56,7 @@ class Reductions:
             if plan is None:  # nothing to reduce
                 return x.reshape(shape).copy()
             if not x.flags.c_contiguous:
-                return evaluate(x, dims, keepdim)
+                x = np.ascontiguousarray(x)
             return self._little(x, plan, empty(shape, dtype))  # type: ignore[misc]
 
         return run

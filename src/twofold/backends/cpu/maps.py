@@ -9,6 +9,7 @@ import numpy as np
 
 from ...ir.dtypes import DType
 from ...ir.primitive import Primitive
+from ...ir.types import Shape, broadcast_shapes
 from . import open as _open
 from .copies import row_major
 from .emit import Module
@@ -63,12 +64,14 @@ class Map:
         return known[0]
 
     def __call__(self, operands: Sequence[Array]) -> Array:
-        """The result for operands that broadcast; ValueError if they don't."""
-        shape = operands[0].shape
+        """The result for operands that broadcast; ShapeError if they don't."""
+        shape: Shape = ()
         for x in operands:
-            if x.shape != shape:
-                shape = np.broadcast_shapes(*[x.shape for x in operands])
-                break
+            if x.shape != shape and x.shape != ():
+                if shape != ():
+                    shape = broadcast_shapes(*[x.shape for x in operands], op=self._node.prim.name)
+                    break
+                shape = x.shape
         out = np.empty(shape, self.dtype)
         if out.size:
             self._into(out, operands)
@@ -82,6 +85,9 @@ class Map:
                 pattern += "0"
             elif x.size == n and x.flags.c_contiguous:
                 pattern += "1"
+            elif n <= LITTLE:
+                self._into(out, [_spread(x, out.shape) for x in operands])
+                return
             else:
                 self._broadcast(out, operands)
                 return
@@ -108,6 +114,15 @@ class Map:
         with _open.take() as call:
             call.words[2 : 2 + len(words)] = words
             call.run((self._address(pattern, False), chunks_of(outer * inner, length)))
+
+
+def _spread(x: Array, shape: tuple[int, ...]) -> Array:
+    """The array broadcast to a shape and row-major, if it is no number."""
+    if x.size == 1:
+        return x
+    out = np.empty(shape, x.dtype)
+    out[...] = x
+    return out
 
 
 def _walkable(x: Array, shape: tuple[int, ...]) -> Array:
