@@ -150,16 +150,19 @@ def _reshaped(shape: Shape, out: Shape) -> Shape:
             else:
                 product *= out[d]
                 d += 1
-        if total.__class__ is Size:
+        if isinstance(total, Size):
             _place(result, first, d, total)
     return tuple(result)
 
 
-def _place(result: list[Any], first: int, end: int, total: int) -> None:
-    """Find the dimension of a run that is a Size, the outermost if several could be."""
+def _place(result: list[Any], first: int, end: int, total: Size) -> None:
+    """Find the dimension of a run that is a Size: that of the fewest items, the outermost of equal ones."""
+    found: list[tuple[int, int, Size]] = []
     for k in range(first, end):
         rest = math.prod([int(n) for j, n in enumerate(result[first:end], first) if j != k])
         n = total // rest
-        if result[k] != 1 and isinstance(n, Size) and isinstance(total, Size) and n.key[0] * rest == total.key[0]:
-            result[k] = n
-            return
+        if result[k] != 1 and isinstance(n, Size) and n.key[0] * rest == total.key[0]:
+            found.append((n.key[0], k, n))
+    if found:
+        _, k, n = min(found)
+        result[k] = n

@@ -20,7 +20,7 @@ from ....ir.dtypes import float32
 from ....ir.types import Shape
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer, View
-from ..sizes import Size, divides, least
+from ..sizes import Size, divides, least, planned
 from ..target import Target
 from .access import store
 from .cut import tile_rows
@@ -221,12 +221,13 @@ class WeightGradKernel:
         pixel, line = inputs * 4, width * inputs * 4
         y, first_row, num_rows = self._meets(f, 0, i, height, rows)
         block = max(1, _BLOCK_BYTES // (height * line + rows * cols * self.width * 4))
+        cuts = block < max(self.per, planned(self.per))
         sizes = tile_rows(self.inputs, self.most)
         point = self.kernel == (1, 1) and self.stride == (1, 1) and (rows, cols) == (height, width)
 
         def images_from(m: Any) -> None:
-            count = f.min(block, f.sub(images, m)) if block < self.per else images
-            fresh = None if block >= self.per else f.icmp("eq", f.int(m), 0)
+            count = f.min(block, f.sub(images, m)) if cuts else images
+            fresh = f.icmp("eq", f.int(m), 0) if cuts else None
             f.loop(0, self.kernel[1], lambda j: tap(m, count, fresh, j))
 
         def tap(m: Any, count: Any, fresh: Val | None, j: Any) -> None:

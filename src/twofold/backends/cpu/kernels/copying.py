@@ -25,6 +25,7 @@ from ....ir.graph import Node
 from ....ir.types import Shape, contiguous_strides
 from ..emit import Function, Val, vector
 from ..layout import Buffer, View, merge, through_movement
+from ..sizes import Size, divides
 from ..step import Step
 from ..target import Target
 from .contract import _transpose_function
@@ -266,6 +267,12 @@ def in_vectors(
     """`body(i, count)` for whole vectors; the last one overlaps, or the rest is cut into powers of two."""
     whole = length // lanes * lanes
     f.loop(0, whole, lambda i: body(i, lanes), step=lanes)
+    if isinstance(length, Size):
+        if overlap and length >= lanes:
+            body(length - lanes, lanes)
+        elif not divides(lanes, length):
+            f.loop(whole, length, lambda i: body(i, 1))
+        return
     if overlap and whole and whole < length:
         body(length - lanes, lanes)
         return
@@ -283,6 +290,9 @@ def _unrolled(f: Function, length: int, body: Callable[[Any], None]) -> None:
             body(f.add(i, k))
 
     f.loop(0, whole, four, step=4)
+    if isinstance(length, Size):
+        f.loop(whole, length, body)
+        return
     for i in range(whole, length):
         body(i)
 

@@ -28,6 +28,7 @@ from .. import registers
 from ..checks import BoundsCheck, note
 from ..emit import Function, Val, vector
 from ..layout import MOVEMENT, Buffer, View, merge
+from ..sizes import least, most, planned
 from ..step import Step
 from .copying import CHUNK, Bits, bits, copied, copy_line, in_vectors, places, split_complex
 from .rows import _REDUCE
@@ -103,10 +104,10 @@ def _read(
     shape, to, fro = shape or (1,), to or (1,), fro or (1,)
     *around, length = shape
     size, count = x.size, math.prod(shape)
-    row = min(sizes[-1], max(1, CHUNK // 4 // count))
+    row = least(sizes[-1], most(1, CHUNK // 4 // count))
     blocks = -(-sizes[-1] // row)
     items = math.prod(sizes[:-1]) * blocks
-    per_chunk = max(1, CHUNK // (row * count))
+    per_chunk = most(1, CHUNK // (row * count))
     chunks = -(-items // per_chunk)
     f = kernel_function(lowering.module, symbol)
     buffers = [x.buffer, out.buffer, spots.notes, *(i.view.buffer for i in spots.indices)]
@@ -259,14 +260,16 @@ def _write(
     size, lanes = out.size, lowering.target.lanes(out.size)
     many = math.prod(sizes)
     panel = length
-    if length > lanes and many * length > CHUNK:
+    if length > lanes and planned(many * length) > CHUNK:
         panel = lanes * max(1, min(4, length // lanes // _SHARES))
     panels = -(-length // panel)
     apart = math.prod(free_sizes) * math.prod(around) * panels
-    shares = _SHARES if apart < _SHARES // 2 and many >= _MANY_SPOTS and spots.indices[0].size >= _SHARES else 1
+    shares = 1
+    if planned(apart) < _SHARES // 2 and planned(many) >= _MANY_SPOTS and spots.indices[0].size >= _SHARES:
+        shares = _SHARES
     share = -(-spots.indices[0].size // shares)
     items = apart * shares
-    per_chunk = max(1, CHUNK // max(1, many * panel))
+    per_chunk = most(1, CHUNK // most(1, many * panel))
     chunks = -(-items // per_chunk)
     clears = starts and chunks == 1 and _is_cleared(lowering, node.inputs[0])
     before = copied(lowering, node, symbol + "b") if starts and not clears else []

@@ -91,6 +91,7 @@ class WinogradWeightGradKernel:
         fits = _SCRATCH // (self.elements * tile)
         at_once = -(-planned(self.per) // -(-planned(self.per) // max(16, fits)))
         self.block = -(-self.per // -(-self.per // at_once))
+        self.cuts = self.block < self.per or at_once < planned(self.per)
         self.input_step = at_once * self.row + PAD
         self.panel_step = at_once * self.width * 4 + PAD
         self.output_step = wide * self.panel_step
@@ -133,7 +134,7 @@ class WinogradWeightGradKernel:
 
                 f.loop(0, count, see)
                 f.loop(0, count, give)
-                fresh = f.icmp("eq", f.int(first), begin) if self.block < self.per else None
+                fresh = f.icmp("eq", f.int(first), begin) if self.cuts else None
 
                 def panel(j: Any, p: Any) -> None:
                     a = f.at(scratch, f.mul(j, self.input_step))
