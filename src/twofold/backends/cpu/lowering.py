@@ -9,6 +9,7 @@ import numpy as np
 from ...ir.dtypes import HALVES, DType, float32, int64
 from ...ir.graph import Graph, Node, Value
 from .again import compute_again
+from .alike import Alike
 from .checks import Checks
 from .emit import Module
 from .group import Group, group_nodes, is_convolution, is_elementwise
@@ -58,6 +59,7 @@ class Lowering:
         self.remade = remake(self.graph, self.groups, self.of, moved)
         self.wanted = self._values_to_store()
         self._place_outputs()
+        alike = Alike(self)
         for group in self.groups:
             own = {v for n in group.nodes for v in n.outputs}
             for node in [*group.nodes, *self.inline[group].values()]:
@@ -65,7 +67,7 @@ class Lowering:
                     skip = value in self.inline[group] or value in self.scalars[group][1]
                     if not skip and self._root(value) not in own:
                         self._view_of(value)
-            self._lower(group)
+            alike.lower(group)
         for number, value in enumerate(self.graph.outputs):
             self._view_of(value)
             self._copy_output(number, value)
@@ -158,7 +160,7 @@ class Lowering:
         nodes[root] = node
         return True
 
-    def _scalars(self, group: Group) -> Scalars:
+    def scalars_of(self, group: Group) -> Scalars:
         nodes, aliases = self.scalars[group]
         read = {v: self._root(v) for n in nodes.values() for v in n.inputs}
         leaves = {
@@ -278,14 +280,17 @@ class Lowering:
             self.views[value] = view
         return self.views[value]
 
-    def _lower(self, group: Group) -> None:
-        own = {v for n in group.nodes for v in n.outputs}
+    def stored_by(self, group: Group) -> list[Value]:
+        """The values that a group's kernel puts in memory."""
         if group in self.remade:
-            stored = [self.remade[group]]
-        else:
-            stored = [v for n in group.nodes if self.of[n] is group for v in n.outputs if v in self.wanted]
-        outputs = {v: self._new_view(v) for v in stored}
-        scalars = self._scalars(group)
+            return [self.remade[group]]
+        return [v for n in group.nodes if self.of[n] is group for v in n.outputs if v in self.wanted]
+
+    def lower(self, group: Group) -> None:
+        """Add the steps of a group."""
+        own = {v for n in group.nodes for v in n.outputs}
+        outputs = {v: self._new_view(v) for v in self.stored_by(group)}
+        scalars = self.scalars_of(group)
         sources = {
             v: self.views[v]
             for n in group.nodes
@@ -358,7 +363,7 @@ class Lowering:
 
     def _lower_columns(self, group: Group, outputs: dict[Value, View], symbol: str) -> None:
         inline = self.inline[group]
-        scalars = self._scalars(group)
+        scalars = self.scalars_of(group)
         nodes = [*group.nodes, *inline.values()]
         read = dict.fromkeys(v for n in nodes for v in n.inputs if v not in inline and v not in scalars)
         live = [n for n in group.nodes if n.outputs[0] in outputs]
