@@ -11,7 +11,7 @@ import pytest
 import twofold as tw
 import twofold.nn.functional as F
 from twofold.autodiff.composite import COMPOSITES
-from twofold.compiler import composites
+from twofold.compiler import composed, composites
 from twofold.compiler.composed import ComposedNode
 from twofold.ir import config
 from twofold.ir.errors import AutogradError, OutOfBoundsError, ShapeError
@@ -515,6 +515,32 @@ def test_programs_go_when_there_are_too_many(monkeypatch):
     new = set(programs) - before
     assert 0 < len(new) <= 6
     assert all((fused_of("softsign"), key) in kept.order for key in new)
+
+
+def test_what_had_to_go_is_not_made_again_at_once(monkeypatch):
+    fused, x = fused_of("softsign"), floats(32)
+    assert isinstance(warm(F.softsign, x).grad_fn, ComposedNode)
+    monkeypatch.setattr(composites._KEPT, "limit", 0)
+    composites._KEPT.let_go()
+    assert not fused.programs and composites._KEPT.bytes == 0
+    monkeypatch.undo()
+    assert not isinstance(warm(F.softsign, x, times=3).grad_fn, ComposedNode)
+
+
+def test_what_is_too_large_is_not_kept(monkeypatch):
+    monkeypatch.setattr(composites._KEPT, "limit", 10)
+    before = len(composites._KEPT.order)
+    assert not isinstance(warm(F.softsign, floats(33), times=3).grad_fn, ComposedNode)
+    assert len(composites._KEPT.order) == before
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("a pass failed")
+
+    monkeypatch.setattr(composed, "optimize", broken)
+    x = floats(2, 17)
+    assert not isinstance(warm(F.softmax, x, 1, times=3).grad_fn, ComposedNode)
 
 
 def test_large_tensors_use_the_team():

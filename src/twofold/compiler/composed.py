@@ -23,6 +23,7 @@ from ..ir.graph import Graph
 from ..ir.types import TensorType
 from .composites import Unfit
 from .derivative import Made
+from .inspect import explain
 from .partition import Partition, ancestors, extract, partition
 from .passes import fold, prune, share
 from .pipeline import optimize
@@ -48,8 +49,10 @@ def program_of(known: Composite, args: Any, kwargs: Any, tensors: list[Tensor]) 
         if traced is None:
             return None, 0
         made = _Recorded(known, traced) if traced.derivative is not None else _Composed(known, traced)
-    except TwofoldError:  # operations will say it better
+    except Exception as e:  # the operations will do, or say what is wrong
+        explain(f"{known.fn.__name__} runs operation by operation: {type(e).__name__}: {e}")
         return None, 0
+    explain(f"compiled {known.fn.__name__} of {', '.join(str(t.type_) for t in tensors)} for eager code")
     return (made.call(), made.nbytes) if made.is_native else (None, 0)
 
 

@@ -31,6 +31,7 @@ from ..ir import config
 from ..ir.dtypes import DType, get_default_dtype
 
 _SECONDS = 0.008  # to make a program, if its code is in the cache; see `_due`
+_AGAIN = 2.0  # more seconds, before it is compiled again when its program had to go
 _PROGRAMS = 2048
 _clock = time.perf_counter
 _NUMBERS = frozenset((bool, str, type(None), DType))
@@ -165,19 +166,23 @@ class _Kept:
                 return
             make = importlib.import_module(".composed", __package__).program_of
             program, nbytes = make(fused.known, args, kwargs, tensors)
-            if program is None:
+            if program is None or nbytes > self.limit:
                 fused.spent[key] = -math.inf
                 return
             fused.programs[key] = program
             self.order[fused, key] = nbytes
             self.bytes += nbytes
-            while self.order and (self.bytes > self.limit or len(self.order) > _PROGRAMS):
-                (owner, oldest), size = self.order.popitem(last=False)
-                owner.programs.pop(oldest, None)
-                owner.spent.pop(oldest, None)
-                self.bytes -= size
+            self.let_go()
         finally:
             self.lock.release()
+
+    def let_go(self) -> None:
+        """Give up the oldest programs if there are too many."""
+        while self.order and (self.bytes > self.limit or len(self.order) > _PROGRAMS):
+            (owner, oldest), size = self.order.popitem(last=False)
+            owner.programs.pop(oldest, None)
+            owner.spent[oldest] = -_AGAIN
+            self.bytes -= size
 
 
 def _memory() -> int:
