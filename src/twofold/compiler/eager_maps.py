@@ -161,6 +161,7 @@ class Maps:
 
     def _power(self, other: Callable[..., Any]) -> Callable[..., Any]:
         """As passes/powers.py has it: some exponents that are known are products."""
+        maps = self._maps
 
         def run(x: Any, y: Any) -> Any:
             if x.__class__ is _ndarray and y.__class__ in (int, float) and y in (-1, 1, 2, 3, 4):
@@ -172,6 +173,11 @@ class Maps:
                         return x.copy()
                     square = _run("mul", x, x)
                     return square if y == 2 else _run("mul", square, x if y == 3 else square)
+            if x.__class__ is _ndarray and y.__class__ is float and 0 < x.ndim and x.size <= LITTLE:
+                dtype = x.dtype
+                found = maps.get((dtype, float))
+                if found is not None and found[1]:
+                    return found[0].entry("10")(_row_major(x), _array(y, dtype), _empty(x.shape, dtype))
             return other(x, y)
 
         return run
@@ -242,7 +248,7 @@ _BINARY = frozenset((
     "ge", "gt", "le", "lt", "maximum", "minimum", "mul", "ne", "nextafter", "pow", "remainder", "shift_left",
     "shift_right", "sub",
 ))  # fmt: skip
-_row_major = np.ascontiguousarray
+_row_major, _array = np.ascontiguousarray, np.array
 _ndarray, _empty, _DOUBLE = np.ndarray, np.empty, np.dtype(np.float64)
 _lock = [threading.Lock()]
 
