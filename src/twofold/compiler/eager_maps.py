@@ -173,7 +173,7 @@ class Maps:
                         return x.copy()
                     square = _run("mul", x, x)
                     return square if y == 2 else _run("mul", square, x if y == 3 else square)
-            if x.__class__ is _ndarray and y.__class__ is float and 0 < x.ndim and x.size <= LITTLE:
+            if x.__class__ is _ndarray and y.__class__ is float and x.ndim > 0 and x.size <= LITTLE:
                 dtype = x.dtype
                 found = maps.get((dtype, float))
                 if found is not None and found[1]:
