@@ -13,6 +13,7 @@ from typing import Any
 
 from ..autodiff.handle import Tensor, mode
 from ..backends.cpu import recording
+from ..backends.cpu.items import Batch
 from ..backends.cpu.program import Program
 from ..ir import config, forks
 from ..ir.dtypes import get_default_dtype
@@ -102,7 +103,9 @@ class Compiled:
                 stacklevel=4,
             )
         entry: tuple[Any, Any]
-        tree, growth = Tree(self.fn, asks=not self.fullgraph), None
+        batch = Batch.of([x.type_ for x in tensors], self._largest)
+        self._largest = max(self._largest, batch.count)
+        tree, growth = Tree(self.fn, not self.fullgraph, batch), None
         try:
             odd = unseen(key[2])
             if odd is not None:
@@ -127,8 +130,7 @@ class Compiled:
                 entry = traced.guard, None  # eager code raises the error where it is due
             else:
                 with recording.span("compile", name):
-                    entry = traced.guard, specialize(traced, self._largest)
-                self._largest = max(self._largest, entry[1].batch.count)
+                    entry = traced.guard, specialize(traced, batch.planned)
         known.append(entry)
         if len(known) > _KEPT:
             del known[0]

@@ -61,6 +61,7 @@ class _Native:
         self._least = 1 if p.name in _HEAVY else _ELEMENTS
         self._reference = runner(p)
         self._programs: dict[Any, Any] = {}
+        self._largest: dict[Any, int] = {}  # number of items, by everything else
 
     def run(self, *values: Any, **params: Any) -> Any:
         """Results for arrays and Python numbers, as `Primitive.run`."""
@@ -107,7 +108,10 @@ class _Native:
 
     def _compile(self, types: list[TensorType], params: dict[str, Any]) -> Any:
         native: Callable[..., Any] = importlib.import_module(".single", __package__).program_of
-        program = native(self.p, types, params)
+        shapes = tuple([(t.dtype.name, t.shape[1:]) for t in types])
+        key = (shapes, *params, *params.values())
+        program = native(self.p, types, params, largest=self._largest.get(key, 0))
+        self._largest[key] = max(self._largest.get(key, 0), *[t.shape[0] for t in types[:1] if t.shape], 0)
         if any(step.kind == "numpy" for step in program.steps):
             return None
         nbytes = _PROGRAM + program.arena_bytes + sum(v.type.size * v.dtype.itemsize for v in program.graph.outputs)

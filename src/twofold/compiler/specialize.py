@@ -97,7 +97,16 @@ class Specialization:
 
     def _compile(self, traced: Trace) -> Program:
         graph, history = run_passes(traced.rest)
-        return introduce(Program(graph, self.updates, standing=self._standing, batch=self.batch), history)
+        return introduce(
+            Program(graph, self.updates, standing=self._standing, batch=self._batch_of(traced)), history
+        )
+
+    def _batch_of(self, traced: Trace) -> Batch:
+        """The batch of the program: arguments, and what programs before it made of them."""
+        first = traced.num_args + len(self._grads) + traced.num_found
+        carried = range(first, first + traced.num_carried)
+        items = [i for i in carried if traced.rest.inputs[i].shape[:1] == (self.batch.count,)]
+        return replace(self.batch, inputs=(*self.batch.inputs, *items))
 
     def run(self, tensors: Sequence[Tensor], made: Sequence[Any] = (), result: Any = None) -> Any:
         """Call the program on the arguments' tensors; state is read from and written to its place.
@@ -270,7 +279,7 @@ class Differentiable(Specialization):
             [places[s] for s in sources[len(parts.sources) :]],
             [ends.get(i) for i in given],
         )
-        forward = Program(parts.forward, self.updates, standing=self._standing, batch=self.batch)
+        forward = Program(parts.forward, self.updates, standing=self._standing, batch=self._batch_of(traced))
         return introduce(forward, history)
 
     def _input_of(self, handle: Tensor, traced: Trace) -> int:

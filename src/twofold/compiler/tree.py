@@ -24,12 +24,14 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..autodiff.bind import current_node
 from ..autodiff.handle import Tensor
+from ..backends.cpu.items import Batch
 from ..backends.cpu.program import Program
 from ..ir.errors import TraceError, TwofoldError, TwofoldWarning
 from ..ir.evaluate import evaluate
@@ -237,8 +239,8 @@ class Tree:
         refused: the whole tree is run eagerly.
     """
 
-    def __init__(self, fn: Callable[..., Any], asks: bool):
-        self.fn, self.asks = fn, asks
+    def __init__(self, fn: Callable[..., Any], asks: bool, batch: Batch | None = None):
+        self.fn, self.asks, self.batch = fn, asks, batch or Batch()
         self.names: list[str] | None = None  # of the arguments
         self.start = Point()
         self.marks = True  # where numbers are only returned
@@ -337,14 +339,14 @@ class Tree:
 
     # --- making programs -------------------------------------------------------------------------
 
-    def compile_segment(self, graph: Graph) -> Program | None:
+    def compile_segment(self, graph: Graph, batch: Batch) -> Program | None:
         """The program of a segment; None if there is nothing to be computed."""
         if not graph.nodes:
             return None
         program = self._programs.get(graph)
         if program is None:
             optimized, history = run_passes(graph)
-            program = self._programs[graph] = introduce(Program(optimized), history)
+            program = self._programs[graph] = introduce(Program(optimized, batch=batch), history)
             self.num_programs += 1
         return program
 
@@ -353,7 +355,7 @@ class Tree:
         if trace.derivative is not None and trace.derivative.error is not None:
             return None
         self.num_programs += 1
-        return specialize(trace)
+        return specialize(trace, self.batch.planned)
 
     # --- for people ------------------------------------------------------------------------------
 
@@ -684,7 +686,9 @@ class Plan:
         values = [nodes[number].outputs[index] for number, index in outputs]
         own = list(dict.fromkeys(v for v in growth.questions[k].values if v.node in self.nodes[k]))
         graph = extract(self.graph, self.saved[k], [*own, *values], self.nodes[k])
-        segment.program = growth.tree.compile_segment(graph)
+        batch = growth.tree.batch
+        items = [i for i, v in enumerate(self.saved[k]) if batch.counts(v)]
+        segment.program = growth.tree.compile_segment(graph, replace(batch, inputs=tuple(items)))
         segment.sources = [self.source(v) for v in self.saved[k]]
         segment.asked = [own.index(v) if v in own else self.source(v) for v in growth.questions[k].values]
         segment.outputs = outputs

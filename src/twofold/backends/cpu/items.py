@@ -44,6 +44,10 @@ class Batch:
         inputs = tuple([i for i, t in enumerate(types) if t.shape and t.shape[0] == count])
         return cls(inputs, count, largest if largest // _PART <= count <= largest else count)
 
+    def counts(self, value: Value) -> bool:
+        """Whether dimension 0 of an argument, or of something computed, counts items."""
+        return value.shape[:1] == (self.count,) and (value.node is not None or value.index in self.inputs)
+
 
 @contextlib.contextmanager
 def marked(graph: Graph, batch: Batch) -> Iterator[None]:
