@@ -158,7 +158,19 @@ class Graph(Block):
         inputs = tuple(inputs)
         self._check_own(inputs, prim.name)
         types = prim.types([v.type for v in inputs], params)
-        node = Node(prim, inputs, params, len(self.nodes), location, scope)
+        return self._append(Node(prim, inputs, params, len(self.nodes), location, scope), types)
+
+    def add_like(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
+        """Append a node of another graph on inputs of this one. Equal types of inputs give the types it has."""
+        if any(
+            new.type is not old.type and new.type != old.type for new, old in zip(inputs, node.inputs, strict=True)
+        ):
+            return self.add(node.prim, inputs, node.params, node.location, node.scope)
+        self._check_own(inputs, node.prim.name)
+        new = Node(node.prim, inputs, node.params, len(self.nodes), node.location, node.scope)
+        return self._append(new, [v.type for v in node.outputs])
+
+    def _append(self, node: Node, types: Iterable[TensorType]) -> tuple[Value, ...]:
         node.outputs = tuple([Value(self, type, node, i) for i, type in enumerate(types)])
         self.nodes.append(node)
         return node.outputs

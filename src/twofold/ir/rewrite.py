@@ -42,9 +42,7 @@ class Rewriter:
 
     def copy(self, node: Node) -> None:
         """The node as it is, on the new values."""
-        outs = self.graph.add(
-            node.prim, tuple(self[v] for v in node.inputs), node.params, location=node.location, scope=node.scope
-        )
+        outs = self.graph.add_like(node, tuple([self[v] for v in node.inputs]))
         self.values.update(zip(node.outputs, outs, strict=True))
 
     def run(self, visit: Callable[[Node], bool]) -> Graph:

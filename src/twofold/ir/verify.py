@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .errors import GraphError, TwofoldError
@@ -23,11 +25,11 @@ def verify(graph: Graph) -> None:
     """
     made: set[Value] = set()
     for i, value in enumerate(graph.inputs):
-        _make(graph, value, made, f"input {i}")
+        _make(graph, value, made, partial("input {}".format, i))
         if value.node is not None:
             _fail(graph, f"input {i}, {value!r}, is made by node {node_text(value.node)}")
     for value, array in graph.constants.items():
-        _make(graph, value, made, f"constant {value!r}")
+        _make(graph, value, made, partial("constant {!r}".format, value))
         if TensorType.of(array) != value.type:
             _fail(graph, f"constant {value!r} holds an array of type {TensorType.of(array)}")
     for i, node in enumerate(graph.nodes):
@@ -40,15 +42,14 @@ def verify(graph: Graph) -> None:
 
 
 def _verify_node(graph: Graph, node: Node, made: set[Value]) -> None:
-    what = f"node {node_text(node)}"
     for i, value in enumerate(node.inputs):
         if value not in made:
-            _fail(graph, f"input {i} of {what} is {value!r}, which is not made before it")
+            _fail(graph, f"input {i} of node {node!r} is {value!r}, which is not made before it")
     for name, param in node.params.items():
         if not is_literal(param):
             _fail(
                 graph,
-                f"param {name} of {what} is {param!r} of type {type(param).__name__}",
+                f"param {name} of node {node!r} is {param!r} of type {type(param).__name__}",
                 hint="params are numbers, strings, bools, None, DTypes, graphs, and tuples of these",
             )
     for sub in nested_graphs(node.params):
@@ -56,24 +57,27 @@ def _verify_node(graph: Graph, node: Node, made: set[Value]) -> None:
     try:
         expected = node.prim.types([v.type for v in node.inputs], node.params)
     except TwofoldError as e:
-        _fail(graph, f"the type rule refuses {what}: {e.message}", cause=e)
+        _fail(graph, f"the type rule refuses node {node!r}: {e.message}", cause=e)
     except Exception as e:  # a rule may stumble over params that are missing or of the wrong kind
-        _fail(graph, f"the type rule refuses {what}: {type(e).__name__}: {e}", cause=e)
+        _fail(graph, f"the type rule refuses node {node!r}: {type(e).__name__}: {e}", cause=e)
     if tuple(v.type for v in node.outputs) != expected:
-        _fail(graph, f"{what} has outputs {[v.type for v in node.outputs]}, the type rule gives {list(expected)}")
+        _fail(
+            graph,
+            f"node {node!r} has outputs {[v.type for v in node.outputs]}, the type rule gives {list(expected)}",
+        )
     for i, value in enumerate(node.outputs):
-        _make(graph, value, made, f"output {i} of {what}")
+        _make(graph, value, made, partial("output {} of node {!r}".format, i, node))
         if value.node is not node or value.index != i:
-            _fail(graph, f"output {i} of {what} does not point back to it")
+            _fail(graph, f"output {i} of node {node!r} does not point back to it")
 
 
-def _make(graph: Graph, value: Any, made: set[Value], what: str) -> None:
+def _make(graph: Graph, value: Any, made: set[Value], what: Callable[[], str]) -> None:
     if not isinstance(getattr(value, "type", None), TensorType):
-        _fail(graph, f"{what} has no type")
+        _fail(graph, f"{what()} has no type")
     if value.graph is not graph:
-        _fail(graph, f"{what} belongs to graph {value.graph.name!r}")
+        _fail(graph, f"{what()} belongs to graph {value.graph.name!r}")
     if value in made:
-        _fail(graph, f"{what} is made twice")
+        _fail(graph, f"{what()} is made twice")
     made.add(value)
 
 

@@ -12,7 +12,6 @@ import ctypes
 import hashlib
 import itertools
 import os
-import re
 import threading
 import time
 import weakref
@@ -121,15 +120,12 @@ def compile_kernels(texts: dict[str, str], target: Target) -> dict[str, Kernel]:
     return {symbol: found[key] for symbol, key in keys.items()}
 
 
-_DEFINED = re.compile(r"^define [^@]*@([\w.$]+)\(", re.MULTILINE)
-
-
 def _renamed(text: str, name: str) -> str:
     """The module with its `kernel` called `name`, and the functions private to it called after it.
 
     The loader keeps one table of the names of a library, private ones too.
     """
-    for own in _DEFINED.findall(text):
+    for own in [part[part.index("@") + 1 : part.index("(")] for part in text.split("define ")[1:]]:
         text = text.replace(f"@{own}(", f"@{name}(" if own == "kernel" else f"@{name}.{own}(")
     return text
 
