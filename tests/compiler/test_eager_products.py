@@ -84,7 +84,8 @@ def test_heads_of_attention():
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize(
     "a, b",
-    [((200, 70), (70, 190)), ((130, 1500), (1500, 33)), ((2, 3000), (3000, 400)), ((400, 3000), (3000, 1)),
+    [((200, 70), (70, 190)), ((1, 90, 300), (1, 300, 100)), ((40, 9000), (9000, 20)),
+     ((130, 1500), (1500, 33)), ((2, 3000), (3000, 400)), ((400, 3000), (3000, 1)),
      ((2, 300, 64), (2, 64, 200)), ((40, 4, 60, 33), (4, 33, 60))],
 )  # fmt: skip
 def test_large_products(a, b, dtype):
@@ -99,6 +100,17 @@ def test_much_that_is_packed_is_packed_by_and_by(monkeypatch, dtype):
     for order in ("rows", "columns"):
         a, b = laid(numbers((40, 256), dtype), order), laid(numbers((256, 500), dtype), order)
         assert into(a, b, np.empty((40, 500), a.dtype)).tobytes() == compiled(a, b).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_blocks_of_k(monkeypatch, dtype):
+    monkeypatch.setattr(products, "_DEEP", 128)
+    large = products.Products(getattr(dtypes, dtype)).large
+    for order in ("rows", "columns", "apart"):
+        a, b = laid(numbers((70, 555), dtype), order), laid(numbers((555, 41), dtype), order)
+        out = np.full((70, 41), np.nan, a.dtype)
+        large(a, b, out)
+        assert out.tobytes() == compiled(a, b).tobytes()
 
 
 def test_without_entries(monkeypatch):
@@ -117,7 +129,13 @@ OTHERS = [t for t in (AVX2, SSE2) if t.runs_here and t.name != host().name]
 @pytest.mark.parametrize("target", OTHERS, ids=lambda t: t.name)
 def test_other_processors_have_the_same_bits(target, dtype):
     into = products.Products(getattr(dtypes, dtype), target).into
-    for a, b in (((9, 21), (21, 14)), ((70, 33), (33, 1)), ((150, 160), (160, 130)), ((3, 8, 9), (3, 9, 5))):
+    for a, b in (
+        ((9, 21), (21, 14)),
+        ((70, 33), (33, 1)),
+        ((150, 160), (160, 130)),
+        ((40, 5000), (5000, 30)),
+        ((3, 8, 9), (3, 9, 5)),
+    ):
         for order in ("rows", "columns"):
             x, y = laid(numbers(a, dtype), order), laid(numbers(b, dtype), order)
             want = run(x, y)

@@ -11,7 +11,7 @@ import numpy as np
 from ...ir.dtypes import DType
 from . import open as _open
 from .emit import Module
-from .kernels.product import SPAN, ProductKernels, Word
+from .kernels.product import PACKED_K, PACKED_LINES, SPAN, ProductKernels, Word
 from .target import Target, host
 
 Array = np.ndarray[Any, Any]
@@ -21,6 +21,7 @@ _SCRATCH = 1 << 20  # bytes of an entry's own scratch memory
 _CHUNK = 1 << 19  # multiply-adds of a chunk, which are long against claiming it
 _FEW_TILES = 3
 _MUCH = 1 << 24  # bytes of a packed B
+_DEEP = 4096  # k of a block
 _CACHED = 1 << 18  # bytes of A that are multiplied with one panel of B after the other
 
 
@@ -68,16 +69,18 @@ class Products:
             return out
         m, n = out.shape[-2:]
         k = a.shape[-1]
-        if out.ndim > 2:
-            items = out.size // (m * n)
+        items = out.size // (m * n)
+        if out.ndim > 2 and items > 1:
             if self._many is not None and self._is_little(m, k, n, items) and a.shape[:-2] == b.shape[:-2]:
                 self._many(a.reshape(items, m, k), b.reshape(items, k, n), out.reshape(items, m, n))
             else:
                 self._batched(a, b, out)
-        elif self._one is not None and self._is_little(m, k, n, 1):
-            self._one(a, b, out)
+            return out
+        one, two, result = (a, b, out) if out.ndim == 2 else (a.reshape(m, k), b.reshape(k, n), out.reshape(m, n))
+        if self._one is not None and self._is_little(m, k, n):
+            self._one(one, two, result)
         else:
-            self.large(a, b, out)
+            self.large(one, two, result)
         return out
 
     def large(self, a: Array, b: Array, out: Array) -> None:
@@ -121,28 +124,42 @@ class Products:
         return words[Word.TILES] * tile
 
     def _matrices(self, a: Array, b: Array, out: Array) -> None:
-        kernels, padded = self.kernels, self._padded(a.shape[1])
         words = self._common(a, b, out)
+        kernels, padded = self.kernels, self._padded(a.shape[1])
         tiles, panels = words[Word.TILES], -(-out.shape[1] // kernels.width)
-        tile, panel = padded * kernels.tile_step, padded * kernels.panel_step
-        if tiles < _FEW_TILES or (panels * panel > _MUCH and tiles * tile < _MUCH // 4):
+        packed = panels * padded * kernels.panel_step
+        if tiles < _FEW_TILES or (packed > _MUCH and tiles * padded * kernels.tile_step < _MUCH // 4):
             self._by_columns(words, out.shape[0])
             return
+        blocks = max(1, -(-padded // _DEEP)) if kernels.goes_on else 1
+        count = self._padded(-(-a.shape[1] // blocks))
+        for start in range(0, max(1, a.shape[1]), max(1, count)):
+            words[Word.GOES_ON], words[Word.K] = int(start > 0), min(count, a.shape[1] - start)
+            self._block(list(words), start, panels)
+
+    def _block(self, words: list[int], start: int, panels: int) -> None:
+        """A block of k, from `start` on."""
+        kernels, tiles, padded = self.kernels, words[Word.TILES], self._padded(words[Word.K])
+        tile, panel = padded * kernels.tile_step, padded * kernels.panel_step
+        depth = -(-padded // PACKED_K)
+        words[Word.A] += start * words[Word.SOURCE_AK]
+        words[Word.B] += start * words[Word.SOURCE_BK]
         with _open.take() as call:
-            packed_a = self._packs_a(words) * tiles
-            at = call.memory(packed_a * tile + panels * panel)
+            packs_a = self._packs_a(words)
+            at = call.memory(packs_a * tiles * tile + panels * panel)
             words[Word.SOURCE_A], words[Word.SOURCE_B] = words[Word.A], words[Word.B]
-            if packed_a:
-                words[Word.A], words[Word.PACKED_A] = at, tiles
+            if packs_a:
+                words[Word.A], words[Word.PACKED_A] = at, depth * -(-tiles // PACKED_LINES)
                 at += self._pack_a(words, tile)
             words[Word.B], words[Word.BK], words[Word.B_PANEL] = at, kernels.panel_step, panel
             block = min(tiles, max(1, _CACHED // max(tile, 1)))
-            work = block * kernels.rows * kernels.width * max(1, a.shape[1])
+            work = block * kernels.rows * kernels.width * max(1, words[Word.K])
             group = min(panels, max(1, _CHUNK // work))
             words[Word.BLOCK], words[Word.GROUP] = block, group
             call.words[: len(words)] = words
+            packs = words[Word.PACKED_A] + depth * -(-panels // PACKED_LINES)
             chunks = -(-tiles // block) * -(-panels // group)
-            call.run((self._at["pack"], packed_a + panels), (self._at["multiply"], chunks))
+            call.run((self._at["pack"], packs), (self._at["multiply"], chunks))
 
     def _by_columns(self, words: list[int], rows: int) -> None:
         """Of few rows, or of a B that is better packed by and by."""

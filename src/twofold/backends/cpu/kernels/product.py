@@ -33,6 +33,7 @@ from .packing import first_lanes, load_masked, packer, store_masked, transposed,
 from .tile import kernel_function, scratch_of
 
 _FEW = 3  # rows
+PACKED_LINES, PACKED_K = 8, 512  # tiles or panels of a chunk of "pack", and its k
 SPAN = 4  # panels that a tile of few rows is wide
 
 
@@ -62,7 +63,7 @@ class Word(IntEnum):
     SOURCE_B = 20
     SOURCE_BK = 21
     SOURCE_BN = 22
-    PACKED_A = 23  # tiles of A that "pack" packs before panels of B; in `whole`, whether
+    PACKED_A = 23  # chunks of A that "pack" has before those of B; in `whole`, whether to pack
     PACKED_B = 24
     BLOCK = 25  # tiles of a block of rows
     GROUP = 26  # panels of a group
@@ -71,6 +72,7 @@ class Word(IntEnum):
     OFFSETS_A = 29  # where in A and B an item begins
     OFFSETS_B = 30
     C_ITEM = 31
+    GOES_ON = 32  # whether sums begin with what is in C, instead of zero
 
 
 class ProductKernels:
@@ -94,6 +96,7 @@ class ProductKernels:
         self.panel_step = self.width * self.held_size  # bytes of a packed panel for every k
         self.tile_step = self.slots * self.held_size
         self.can_read_b = self.masks and not self.widens
+        self.goes_on = self.can_read_b  # whether sums can be taken up again from what is in C
 
     def emit(self, module: Module) -> None:
         """Write "pack", "multiply", "items", "columns", and the entries "product" and "products"."""
@@ -115,10 +118,10 @@ class ProductKernels:
         name = f"tile{rows}x{vectors}" + "full" * is_full
         signature = [
             ("ptr", "a"), ("i64", "am"), ("i64", "ak"), ("ptr", "b"), ("i64", "bk"), ("i64", "panel"), ("i64", "k"),
-            ("ptr", "c"), ("i64", "cm"), ("i64", "count"),
+            ("ptr", "c"), ("i64", "cm"), ("i64", "count"), ("ptr", "before"), ("i64", "step"),
         ]  # fmt: skip
         f = Function(module, name, signature, attributes="nounwind noinline", private=True)
-        a, am, ak, b, bk, panel, k, c, cm, count = f.args
+        a, am, ak, b, bk, panel, k, c, cm, count, before, before_step = f.args
         lanes, step = self.lanes, self.lanes * self.held_size
         ty = vector(self.held, lanes)
         masks = [] if is_full else [first_lanes(f, f.sub(count, v * lanes), lanes) for v in range(vectors)]
@@ -145,10 +148,16 @@ class ProductKernels:
                     acc[i] = f.intrinsic("fma", [x, bs[v], acc[i]])
             return [f.at(b, bk), *masks, *[f.at(p, ak) for p in threes], *acc]
 
-        zeros = [f.const(0, ty)] * (rows * vectors)
+        def begin(r: int, v: int) -> Val:
+            if not self.goes_on:
+                return f.const(0, ty)
+            at = f.at(before, f.add(f.mul(before_step, r), v * step))
+            return f.load(ty, at, self.held_size) if is_full else load_masked(f, at, self.dtype, lanes, masks[v])
+
+        sums = [begin(r, v) for r in range(rows) for v in range(vectors)]
         carried = masks if self.can_read_b else []  # or they would be computed again for every k
         num_masks = len(carried)
-        acc = f.loop(0, k, one, [b, *carried, *threes, *zeros])[1 + num_masks + len(threes) :]
+        acc = f.loop(0, k, one, [b, *carried, *threes, *sums])[1 + num_masks + len(threes) :]
         for r in range(rows):
             for v in range(vectors):
                 to = f.at(c, f.add(f.mul(cm, r), v * lanes * self.dtype.itemsize))
@@ -180,13 +189,24 @@ class ProductKernels:
             f, words, W.K, W.ROWS, W.EXTRA, W.AM, W.AK, W.A_ROW, W.A_TILE, W.BK, W.B_PANEL, W.CM
         )
         wide, full = (f.convert("zext", f.icmp("sgt", count, n), "i64") for n in (self.lanes, self.width - 1))
+        zeros = f.alloca(2 * SPAN * self.lanes * self.held_size)
+        for v in range(2 * SPAN):
+            at = f.at(zeros, v * self.lanes * self.held_size)
+            f.store(f.const(0, vector(self.held, self.lanes)), at, self.held_size)
+        goes_on = f.icmp("sgt", _words(f, words, W.GOES_ON)[0], 0)
+        step = f.select(goes_on, cm, f.int(0))
         width, spans = f.add(wide, full), f.icmp("sgt", count, self.width)
 
         def one(t: Any, a: Val, c: Val) -> list[Val]:
             height = f.add(rows, f.convert("zext", f.icmp("slt", t, extra), "i64"))
             number = f.int(f.add(f.mul(f.sub(height, 1), len(kinds)), width))
             number = f.select(spans, f.int(f.add(height, len(names) - 1)), number)
-            self._switch(f, number, [*names, *few], [a, am, ak, b, bk, panel, k, c, cm, count])
+            self._switch(
+                f,
+                number,
+                [*names, *few],
+                [a, am, ak, b, bk, panel, k, c, cm, count, f.select(goes_on, c, zeros), step],
+            )
             below = f.at(a, f.add(a_tile, f.mul(height, a_row)))
             return [below, f.at(c, f.mul(height, cm))]
 
@@ -229,7 +249,7 @@ class ProductKernels:
         packs_a = f.icmp("sgt", _words(f, words, W.PACKED_A)[0], 0)
 
         def pack_a() -> None:
-            f.loop(0, tiles, lambda t: self._pack_tile(f, words, a, scratch, t))
+            f.loop(0, tiles, lambda t: self._pack_tile(f, words, a, scratch, t, 0, k))
             f.store(scratch, room, 8)
             f.store(f.at(scratch, f.mul(tiles, f.mul(self._up(f, k), self.tile_step))), panel_at, 8)
 
@@ -336,14 +356,15 @@ class ProductKernels:
         """K rounded up to the length of a vector."""
         return f.value(f"and i64 {f.int(f.add(k, self.lanes - 1)).ref}, {-self.lanes}", "i64")
 
-    def _pack_tile(self, f: Function, words: Val, a: Val, packed: Val, t: Any) -> None:
-        """Pack row tile `t` of A."""
+    def _pack_tile(self, f: Function, words: Val, a: Val, packed: Val, t: Any, first: Any, count: Any) -> None:
+        """Pack a block of k of row tile `t` of A."""
         W = Word
         k, rows, extra, am, ak = _words(f, words, W.K, W.ROWS, W.EXTRA, W.SOURCE_AM, W.SOURCE_AK)
         height = f.add(rows, f.convert("zext", f.icmp("slt", t, extra), "i64"))
         row = f.add(f.mul(t, rows), f.min(t, extra))
-        to = f.at(packed, f.mul(t, f.mul(self._up(f, k), self.tile_step)))
-        f.call(self.pack_tile, [f.at(a, f.mul(row, am)), ak, am, f.int(height), k, to])
+        at = f.at(f.at(a, f.mul(row, am)), f.mul(first, ak))
+        to = f.at(packed, f.mul(f.add(f.mul(t, self._up(f, k)), first), self.tile_step))
+        f.call(self.pack_tile, [at, ak, am, f.int(height), f.int(count), to])
 
     def _emit_items(self, module: Module) -> None:
         """The kernel "items": products of a batch."""
@@ -406,7 +427,8 @@ class ProductKernels:
         words = f.alloca(8 * len(Word))
         table: dict[Word, Any] = {
             Word.K: k, Word.N: n, Word.TILES: tiles, Word.ROWS: f.div(m, some), Word.EXTRA: f.rem(m, some),
-            Word.CM: f.mul(n, size), Word.SOURCE_AM: am, Word.SOURCE_AK: ak, Word.SOURCE_BK: bk, Word.SOURCE_BN: bn,
+            Word.SOURCE_AM: am, Word.SOURCE_AK: ak, Word.SOURCE_BK: bk, Word.SOURCE_BN: bn, Word.CM: f.mul(n, size),
+            Word.GOES_ON: 0,
         }  # fmt: skip
         if self.can_read_b:
             table[Word.PACKED_B] = f.select(direct, f.int(0), f.int(1))
@@ -438,23 +460,37 @@ class ProductKernels:
     # --- a product on several threads -------------------------------------------------------------
 
     def _emit_pack(self, module: Module) -> None:
-        """The kernel "pack": row tiles of A, then panels of B."""
+        """The kernel "pack": chunks are blocks of k of groups of lines, first of A, then of B.
+
+        Lines may lie side by side in memory, so that reading one reads its neighbours.
+        """
         f = kernel_function(module, "pack")
         words, first, last, _ = f.args
         W = Word
-        k, n, of_a, bk, bn = _words(f, words, W.K, W.N, W.PACKED_A, W.SOURCE_BK, W.SOURCE_BN)
+        k, n, tiles, of_a, bk, bn = _words(f, words, W.K, W.N, W.TILES, W.PACKED_A, W.SOURCE_BK, W.SOURCE_BN)
         a, b, source_a, source_b = _addresses(f, words, W.A, W.B, W.SOURCE_A, W.SOURCE_B)
+        panels = f.div(f.add(n, self.width - 1), self.width)
 
         def one(i: Any) -> None:
             is_a = f.icmp("slt", i, of_a)
-            f.when(is_a, lambda: self._pack_tile(f, words, source_a, a, i))
-            f.when(f.op("xor", is_a, Val("true", "i1")), lambda: panel(f.sub(i, of_a)))
+            f.when(is_a, lambda: block(i, tiles, tile))
+            f.when(f.op("xor", is_a, Val("true", "i1")), lambda: block(f.sub(i, of_a), panels, panel))
 
-        def panel(j: Any) -> None:
+        def block(i: Any, count: Val | int, body: Callable[[Any, Any, Any], None]) -> None:
+            groups = f.div(f.add(count, PACKED_LINES - 1), PACKED_LINES)
+            begin, start = f.mul(f.rem(i, groups), PACKED_LINES), f.mul(f.div(i, groups), PACKED_K)
+            ks = f.min(f.sub(k, start), PACKED_K)
+            f.loop(begin, f.min(f.add(begin, PACKED_LINES), count), lambda j: body(j, start, ks))
+
+        def tile(t: Any, start: Any, ks: Any) -> None:
+            self._pack_tile(f, words, source_a, a, t, start, ks)
+
+        def panel(j: Any, start: Any, ks: Any) -> None:
             column = f.mul(j, self.width)
-            count = f.min(f.sub(n, column), self.width)
-            to = f.at(b, f.mul(j, f.mul(self._up(f, k), self.panel_step)))
-            f.call(self.pack_panel, [f.at(source_b, f.mul(column, bn)), bk, bn, f.int(count), k, to])
+            exist = f.min(f.sub(n, column), self.width)
+            at = f.at(f.at(source_b, f.mul(column, bn)), f.mul(start, bk))
+            to = f.at(b, f.mul(f.add(f.mul(j, self._up(f, k)), start), self.panel_step))
+            f.call(self.pack_panel, [at, bk, bn, f.int(exist), f.int(ks), to])
 
         f.loop(first, last, one)
         f.ret()
