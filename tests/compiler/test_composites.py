@@ -201,7 +201,9 @@ def test_gradients_of_gradients(case):
 
 
 @pytest.mark.parametrize("dtype", [tw.float64, tw.float16, tw.bfloat16])
-@pytest.mark.parametrize("case", ["softmax", "layer_norm", "gelu", "cross_entropy", "linear", "batch_norm"])
+@pytest.mark.parametrize(
+    "case", ["softmax", "layer_norm", "gelu", "cross_entropy", "linear", "batch_norm", "conv2d"]
+)
 def test_other_dtypes(case, dtype):
     fn, args = CASES[case]
     args = [a.detach().to(dtype).requires_grad_(a.requires_grad) if a.is_floating_point() else a for a in args]
@@ -210,6 +212,11 @@ def test_other_dtypes(case, dtype):
     everything(fn, args)
     node, got = everything(fn, args)
     assert isinstance(node, ComposedNode) and same(got, want)
+
+
+def test_complex_numbers_stay_with_the_operations():
+    x = tw.complex(floats(3, 4).detach(), plain(3, 4)).requires_grad_()
+    assert not isinstance(warm(lambda: x.mean(1), times=3).grad_fn, ComposedNode)
 
 
 def warm(fn, *args, times=2):

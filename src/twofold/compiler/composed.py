@@ -42,8 +42,8 @@ def program_of(known: Composite, args: Any, kwargs: Any, tensors: list[Tensor]) 
 
     It takes the arrays of the tensors, and the tensors.
     """
-    if not all(isinstance(t._value, np.ndarray) for t in tensors):
-        return None, 0
+    if any(not isinstance(t._value, np.ndarray) or t.dtype.is_complex for t in tensors):
+        return None, 0  # complex operations are NumPy's, whose last bits are others
     try:
         traced = _trace(known, args, kwargs, tensors)
         if traced is None:

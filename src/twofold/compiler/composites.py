@@ -63,7 +63,11 @@ class Fused:
             key: list[Any] = [grad, get_default_dtype()]
             tensors: list[Tensor] = []
             values: list[Any] = []
-            for x in (*args, *kwargs, *kwargs.values()) if kwargs else args:
+            given = args
+            if kwargs:
+                key.append(len(args))  # which of the strings are names
+                given = (*args, *kwargs, *kwargs.values())
+            for x in given:
                 if isinstance(x, Tensor):
                     value = x._value
                     tensors.append(x)
