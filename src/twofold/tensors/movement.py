@@ -467,7 +467,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """
     if not isinstance(src, Tensor):
         raise DTypeError(f"copy_ takes a tensor, got {type(src).__name__}", op="copy_", hint="use fill_()")
-    return assign(self, src)
+    return self if src is self else assign(self, src)
 
 
 @function(module=False)
