@@ -167,11 +167,12 @@ def _compile_all(texts: list[str], target: Target) -> list[bytes]:
         machine: Any = _machine(target) if texts else None
         return [machine.emit_object(_parsed(text)) for text in texts]
     results: list[Any] = [None] * len(texts)
-    numbers = itertools.count()  # the next text, for whoever is free
+    # The next text, for whoever is free. The longest come first, or one would be at work when all else is done.
+    waiting = iter(sorted(range(len(texts)), key=lambda i: -len(texts[i])))
 
     def work() -> None:
         context, machine = llvm.create_context(), _machine(target)
-        while (i := next(numbers)) < len(texts):
+        for i in waiting:
             try:
                 results[i] = _emit(machine, _parsed(texts[i], context))
             except Exception as e:

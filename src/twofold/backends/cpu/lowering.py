@@ -57,6 +57,7 @@ class Lowering:
         moved = self.moved = self._find_views()
         self.groups, self.of = compute_again(self.graph, group_nodes(self.graph, moved), moved)
         self.remade = remake(self.graph, self.groups, self.of, moved)
+        self.given = {self._root(v) for v in self.graph.outputs}
         self.wanted = self._values_to_store()
         self._place_outputs()
         alike = Alike(self)
@@ -103,7 +104,7 @@ class Lowering:
         Cheap inputs of column reductions, and single numbers, are rather computed again by those
         who need them (`inline` and `scalars`).
         """
-        wanted = {self._root(v) for v in self.graph.outputs}
+        wanted = set(self.given)
         small: list[tuple[Group, Value, Value]] = []
         for group in self.groups:
             own = {v for n in group.nodes for v in n.outputs}
@@ -258,7 +259,7 @@ class Lowering:
                     return False
                 if state in node.inputs and state.shape != group.shape:
                     return False
-        return not any(self._root(v) is state for v in self.graph.outputs)
+        return state not in self.given
 
     def _may_update(
         self, state: Value, node: Node, place: int, last_run: dict[Node, int], readers: dict[Value, list[Node]]
@@ -266,7 +267,7 @@ class Lowering:
         """Whether a node that writes a part of its first input can write it where it lies."""
         if node.prim.name not in IN_PLACE or node.inputs[0] is not state:
             return False
-        if any(self._root(v) is state for v in (*node.inputs[1:], *self.graph.outputs)):
+        if state in self.given or any(self._root(v) is state for v in node.inputs[1:]):
             return False
         others = (n for n in readers.get(state, ()) if n is not node and n not in self.moved)
         return all(last_run[n] < place for n in others)
