@@ -233,7 +233,7 @@ class Numbers:
 
 
 @pytest.mark.parametrize("may_overlap", [False, True])
-@pytest.mark.parametrize("hoped", [None, 2, 13, 14, 65, 200])
+@pytest.mark.parametrize("hoped", [None, 2, 13, 14, 65, 112, 200])
 def test_tiles_cover_all_rows(hoped, may_overlap):
     f = Numbers()
     for rows in range(1, 120):
