@@ -230,8 +230,9 @@ def compile(
     Where the code asks a tensor for its value (`if t:`, `while t > 0:`, `.item()`, `x[mask]`), the
     program ends, and the answer decides which program goes on: a branch is compiled when it is first
     taken. A number that the code only returns, `return loss.item()`, costs nothing; with one that it
-    computes with or prints, Python runs in every call, and the programs beneath it. Otherwise Python
-    runs in the calls that trace, and prints and other effects happen there. If the code raises, what
+    computes with or prints, Python runs in every call, and the programs beneath it, or eager code
+    where arrays are small. Otherwise Python runs in the calls that trace, and prints and other
+    effects happen there. If the code raises, what
     it changed before is as eager code leaves it.
 
     Args:

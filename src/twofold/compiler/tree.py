@@ -16,7 +16,8 @@ Where all answers are bools and few integers, the tree leads, and Python does no
 besides working on tensors happens in the calls that trace. Where a number is asked for that could be any
 (`loss.item()`), Python leads: every call runs the code on symbolic tensors, operations cost no more than being
 compared with those of the tree, and the programs run where the code asks, and at its end. So the number is used as
-the code says, whatever it does with it.
+the code says, whatever it does with it. Where arrays are so small that eager code is faster than this, later calls
+are eager (leading.py); what Python does is the same.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from ..ir.evaluate import evaluate
 from ..ir.graph import Graph, Node, Value
 from .entry import Entry
 from .inspect import explain, introduce
+from .leading import is_worth
 from .partition import ancestors, choose, extract
 from .pipeline import run_passes
 from .questions import Array, PathTracer, Question, Signatures, Values
@@ -245,6 +247,7 @@ class Tree:
         self.start = Point()
         self.marks = True  # where numbers are only returned
         self.led = False  # by Python: see Note [Who leads]
+        self.worth = False  # that Python leads, for one way at least
         self.refused = False
         self.num_programs = 0
         self._programs: dict[Graph, Program] = {}  # of segments, which may be equal: the turns of a loop
@@ -303,7 +306,20 @@ class Tree:
         except TraceError as error:
             self._refuse(error, growth.call)
             return EAGER
-        return ready()
+        result = ready()
+        if self.led and not self.worth:
+            self._weigh(growth)
+        return result
+
+    def _weigh(self, growth: Growth) -> None:
+        """Run later calls eagerly if that is faster than to trace them."""
+        tracer = growth.tracer
+        self.worth = is_worth(tracer.graph, {root.start.shape for root in tracer.roots.values()})
+        if not self.worth:
+            self.refused = True
+            explain(
+                f"{name_of(self.fn)} runs eagerly from now on: to trace it in each call costs more than it saves"
+            )
 
     def _descend(self, call: Call) -> Leaf | None:
         point: Point | None = self.start
@@ -362,7 +378,8 @@ class Tree:
     def lines(self) -> Iterator[str]:
         """The tree: questions, answers, programs."""
         if self.refused:
-            yield "runs eagerly"
+            small = self.led and not self._told
+            yield "runs eagerly" + (", because numbers are asked for and arrays are small" if small else "")
         elif self.led:
             yield "Python runs in every call, because numbers are asked for"
         yield from _lines(self.start, "")
