@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import twofold as tw
-from twofold.backends.cpu import jit, registers
+from twofold.backends.cpu import jit, maps, registers
+from twofold.backends.cpu.maps import Map
+from twofold.backends.cpu.target import AVX2, SSE2
 from twofold.compiler import eager_maps
 from twofold.compiler.single import program_of
 from twofold.ir.dtypes import BY_NAME, FLOATS, FROM_NUMPY, bool_
@@ -155,6 +157,34 @@ def test_bits_do_not_depend_on_threads():
             same(binary(x, b), want[1])
     finally:
         tw.set_num_threads(before)
+
+
+OTHERS = [target for target in (AVX2, SSE2) if target.runs_here]
+
+
+@pytest.mark.parametrize("target", OTHERS, ids=lambda t: t.name)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+def test_other_processors_have_the_same_bits(dtype, target):
+    x, y, kind = numbers(dtype, (300, 77)), numbers(dtype, (77,), 1), BY_NAME[dtype]
+    for name in ("exp", "log1p", "tan"):
+        same(Map(PRIMITIVES[name], [kind], {}, target)([x]), compiled(name, [x], {}))
+    for name in ("add", "pow", "maximum"):
+        same(Map(PRIMITIVES[name], [kind, kind], {}, target)([x, y]), compiled(name, [x, y], {}))
+
+
+def test_without_entries_everything_is_a_call(monkeypatch):
+    monkeypatch.setattr(maps, "HAS_ENTRIES", False)
+    x = numbers("float32", (5, 7))
+    for name, values in [
+        ("exp", (x,)),
+        ("atan2", (x, x[0])),
+        ("pow", (x, 2.5)),
+        ("pow", (x, 2.5)),
+        ("relu", (x.T,)),
+    ]:
+        run = eager_maps.Maps(PRIMITIVES[name]).run
+        same(run(*values), compiled(name, values, {}))
+        same(run(*values), compiled(name, values, {}))
 
 
 def test_threads_of_python_do_not_disturb_each_other():

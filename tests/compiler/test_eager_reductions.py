@@ -9,8 +9,11 @@ import pytest
 from test_eager_maps import FLOATING, compiled, numbers, same
 
 import twofold as tw
-from twofold.backends.cpu import jit
+from twofold.backends.cpu import jit, reductions
+from twofold.backends.cpu.reductions import Reduction
+from twofold.backends.cpu.target import AVX2, SSE2
 from twofold.compiler import eager_reductions
+from twofold.ir.dtypes import BY_NAME
 from twofold.ir.primitive import PRIMITIVES
 
 SHAPES = [
@@ -100,6 +103,23 @@ def test_bits_do_not_depend_on_threads():
                 same(RUN["sum"](x, dims=dims, keepdim=False), y)
     finally:
         tw.set_num_threads(before)
+
+
+@pytest.mark.parametrize("target", [t for t in (AVX2, SSE2) if t.runs_here], ids=lambda t: t.name)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_other_processors_have_the_same_bits(dtype, target):
+    x, total = tame(dtype, (300, 70)), Reduction(PRIMITIVES["sum"], BY_NAME[dtype], target)
+    for y in (x, x.T, tame(dtype, (2, 40_000)), tame(dtype, (7, 300, 5)).transpose(0, 2, 1)):
+        for dims in all_dims(y.shape):
+            want = compiled("sum", [np.ascontiguousarray(y)], {"dims": dims, "keepdim": False})
+            same(total(y, dims, False), want)
+
+
+def test_without_entries_everything_is_a_call(monkeypatch):
+    monkeypatch.setattr(reductions, "HAS_ENTRIES", False)
+    run, x = eager_reductions.Reductions(PRIMITIVES["sum"]).run, tame("float32", (5, 7))
+    for dims in all_dims(x.shape):
+        same(run(x, dims=dims, keepdim=True), compiled("sum", [x], {"dims": dims, "keepdim": True}))
 
 
 def test_threads_of_python_do_not_disturb_each_other():

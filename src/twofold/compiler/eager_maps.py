@@ -161,7 +161,7 @@ class Maps:
 
     def _power(self, other: Callable[..., Any]) -> Callable[..., Any]:
         """As passes/powers.py has it: some exponents that are known are products."""
-        maps = self._maps
+        maps, entries = self._maps, self._entries
 
         def run(x: Any, y: Any) -> Any:
             if x.__class__ is _ndarray and y.__class__ in (int, float) and y in (-1, 1, 2, 3, 4):
@@ -176,7 +176,7 @@ class Maps:
             if x.__class__ is _ndarray and y.__class__ is float and x.ndim > 0 and x.size <= LITTLE:
                 dtype = x.dtype
                 found = maps.get((dtype, float))
-                if found is not None and found[1]:
+                if found is not None and dtype in entries:
                     return found[0].entry("10")(_row_major(x), _array(y, dtype), _empty(x.shape, dtype))
             return other(x, y)
 

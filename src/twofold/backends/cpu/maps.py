@@ -15,7 +15,7 @@ from .copies import row_major
 from .emit import Module
 from .kernels.mapping import MapKernel, chunks_of, flat_entry, has_map, node_of
 from .layout import merge
-from .target import host
+from .target import Target, host
 
 Array = np.ndarray[Any, Any]
 
@@ -27,11 +27,15 @@ _MOST_DIMS = 3
 class Map:
     """An element-wise primitive on arrays of fixed dtypes.
 
+    Args:
+        target: the processor; this one's by default.
+
     Attributes:
         dtype: of the result.
     """
 
-    def __init__(self, p: Primitive, dtypes: Sequence[DType], params: dict[str, Any]):
+    def __init__(self, p: Primitive, dtypes: Sequence[DType], params: dict[str, Any], target: Target | None = None):
+        self._target = target or host()
         self._node = node_of(p, dtypes, params)
         self.dtype = self._node.outputs[0].dtype.numpy
         self._loaded: dict[tuple[str, bool], tuple[int, _open.Loaded]] = {}
@@ -44,8 +48,8 @@ class Map:
 
     def module(self, pattern: str, flat: bool) -> Module:
         """The code for a pattern, see Note [Patterns] in kernels/mapping.py."""
-        module = Module(host().half)
-        MapKernel(self._node, pattern, flat, host().lanes(4)).emit(module, "map")
+        module = Module(self._target.half)
+        MapKernel(self._node, pattern, flat, self._target.lanes(4)).emit(module, "map")
         return module
 
     def entry(self, pattern: str) -> Callable[..., Array]:
@@ -59,7 +63,7 @@ class Map:
     def _address(self, pattern: str, flat: bool) -> int:
         known = self._loaded.get((pattern, flat))
         if known is None:  # the first one stays: another thread may have it already
-            made = _open.Loaded(self.module(pattern, flat))
+            made = _open.Loaded(self.module(pattern, flat), self._target)
             known = self._loaded.setdefault((pattern, flat), (made.address("map"), made))
         return known[0]
 

@@ -18,7 +18,7 @@ from .emit import Module
 from .kernels.columns import _LONG, _MOST_BLOCKS
 from .kernels.reducing import BLOCK, COLUMNS, PARTIALS, VECTORS, ReduceKernels, reduce_entry
 from .layout import goes_along_rows, merge
-from .target import host
+from .target import Target, host
 
 Array = np.ndarray[Any, Any]
 
@@ -102,22 +102,23 @@ def walk_of(shape: Shape, strides: Shape, dims: Shape) -> Rows | Columns | None:
 
 
 class Reduction:
-    """One reduction of one dtype: sum, prod, amax or amin, of what is not empty."""
+    """One reduction of one dtype: sum, prod, amax or amin, of what is not empty.
 
-    def __init__(self, p: Primitive, dtype: DType):
-        self.kernels = ReduceKernels(p, dtype, host().lanes(4))
-        self._code = _open.Loaded(self.module())
+    Args:
+        target: the processor; this one's by default.
+    """
+
+    def __init__(self, p: Primitive, dtype: DType, target: Target | None = None):
+        target = target or host()
+        self.kernels = ReduceKernels(p, dtype, target.lanes(4))
+        module = Module(target.half)
+        self.kernels.emit_all(module)
+        self._code = _open.Loaded(module, target)
         self._at = {name: self._code.address(name) for name in ("rows", "parts", "join", "columns", "crossed")}
         wide = {"to_blocks": "columns", "from_blocks": "columns", "crossed_to_blocks": "crossed"}
         same = self.kernels.held is dtype
         self._at |= {name: self._code.address(other if same else name) for name, other in wide.items()}
         self.plans: dict[Any, Any] = {}  # shape, dims, keepdim -> for `little`
-
-    def module(self) -> Module:
-        """Its code."""
-        module = Module(host().half)
-        self.kernels.emit_all(module)
-        return module
 
     def __call__(self, x: Array, dims: Shape, keepdim: bool) -> Array:
         """The result for any array."""

@@ -4,6 +4,10 @@ Note [One lane]
 A masked access of a single lane is written as one of a scalar: LLVM 22 turns a masked store of a
 truncated vector with one lane into a store of the whole untruncated element, over its neighbours.
 
+Note [Masked halves]
+Where masks are known only when the code runs, float16 and bfloat16 move as integers: processors that can't load
+them so get an access per lane, and LLVM 22 converts bfloat16 by a function that is not there on the way.
+
 Note [Lanes that are not there]
 LLVM 22 takes the quotient of two lanes that it knows to be 0 for 0, and so leaves out the selection that keeps it,
 a NaN, out of a sum. Where lanes that were not read can be divided, they are filled with 1.
@@ -11,7 +15,7 @@ a NaN, out of a sum. Where lanes that were not read can be divided, they are fil
 
 from __future__ import annotations
 
-from ....ir.dtypes import DType
+from ....ir.dtypes import DType, uint16
 from .. import registers
 from ..emit import Function, Number, Val, element, vector
 from ..layout import Buffer
@@ -55,6 +59,9 @@ def load(
     ty = registers.STORED[dtype.name]
     if stride == 0 or lanes == 1:
         return registers.from_memory(f, f.splat(f.load(ty, address, dtype.itemsize), lanes), dtype)
+    if isinstance(count, Val) and ty in _HALVES:  # see Note [Masked halves]
+        bits = load(f, address, uint16, lanes, stride, count, _HALVES[ty] if fill else 0)
+        return registers.from_memory(f, f.convert("bitcast", bits, ty), dtype)
     wide = vector(ty, lanes)
     filled = f.const(fill, wide) if fill else Val("zeroinitializer", wide)
     if stride == 1:
@@ -103,9 +110,14 @@ def store(f: Function, v: Val, address: Val, dtype: DType, lanes: int, count: Nu
         f.store(f.extract(v, 0), address, dtype.itemsize)
         return
     mask = lane_mask(f, lanes, count)
+    if isinstance(count, Val) and ty in _HALVES:  # see Note [Masked halves]
+        v, ty = f.convert("bitcast", v, "i16"), "i16"
     name = f"llvm.masked.store.v{lanes}{_short(ty)}.p0"
     f.module.declare(name, "void", [v.ty, "ptr", "i32", mask.ty])
     f.emit(f"call void @{name}({v}, ptr {address.ref}, i32 {dtype.itemsize}, {mask})")
+
+
+_HALVES = {"half": 0x3C00, "bfloat": 0x3F80}  # the bits of 1
 
 
 def _short(ty: str) -> str:
