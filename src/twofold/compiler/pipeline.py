@@ -14,7 +14,8 @@ from .passes import canonicalize, fold, layout, prune, share, split
 # In this order; each is a function from Graph to Graph.
 PASSES: tuple[Callable[[Graph], Graph], ...] = (prune, fold, split, layout, canonicalize, share, prune)
 TRACE = "trace"  # the name of the graph before all passes
-LATER = ("fuse", "reuse")  # decided after the passes, can be left out like them: see group.py and Program._plan
+# decided after the passes, can be left out like them: see group.py, schedule.py and Program._plan
+LATER = ("fuse", "chain", "reuse")
 
 
 class Stage(NamedTuple):

@@ -89,7 +89,8 @@ class Alike:
             code, slots, sizes = kernels[step.symbol]
             kernels[name] = code, [numbers[n] for n in slots], sizes
             used = tuple([buffers[b] for b in step.buffers])
-            lowering.steps.append(Step(step.kind, [nodes[n] for n in step.nodes], step.chunks, name, used))
+            span = step.span and step.span.on(buffers)
+            lowering.steps.append(Step(step.kind, [nodes[n] for n in step.nodes], step.chunks, name, used, span))
 
 
 class _Form:

@@ -21,6 +21,7 @@ from .kernels.copying import copy_piece, copy_step
 from .kernels.relayout import row_major
 from .kernels.rows import RowsKernel
 from .kernels.scalars import Scalars
+from .kernels.spans import rows_span
 from .kernels.table import IN_PLACE, LOWERINGS
 from .layout import MOVEMENT, Buffer, View, through_movement
 from .remake import remake
@@ -338,13 +339,16 @@ class Lowering:
             if group.kind == "contract" and kernel.needs_packing:
                 packed = self.buffer("temp", kernel.dtype, kernel.packed_size())
                 chunks = kernel.emit_packing(self.module, symbol + "p", packed)
-                self.steps.append(Step("pack", [group.nodes[0]], chunks, symbol + "p", (kernel.b.buffer, packed)))
+                used = (kernel.b.buffer, packed)
+                span = kernel.packing_span(packed)
+                self.steps.append(Step("pack", [group.nodes[0]], chunks, symbol + "p", used, span))
+            span = rows_span(kernel) if group.kind == "rows" else kernel.span()
             kernel.emit(self.module, symbol, 0)
             self.scratch = max(self.scratch, kernel.scratch_bytes)
-            used = [*(v.buffer for v in (*sources.values(), *outputs.values())), *scalars.buffers]
+            touched = [*(v.buffer for v in (*sources.values(), *outputs.values())), *scalars.buffers]
             if group.kind == "contract" and kernel.packed is not None:
-                used.append(kernel.packed)
-            self.steps.append(Step(group.kind, group.nodes, kernel.chunks, symbol, tuple(used)))
+                touched.append(kernel.packed)
+            self.steps.append(Step(group.kind, group.nodes, kernel.chunks, symbol, tuple(touched), span))
 
     def _rows_kernel(
         self,

@@ -19,14 +19,15 @@ from ...ir.evaluate import evaluate, located
 from ...ir.graph import Graph, Node, Value
 from . import recording
 from . import team as _team
+from .chains import description, own_buffers, place_own, placed
 from .cost import Cost, cost_of, program_text
 from .effects import written_slots
 from .invariant import invariant_steps
 from .items import Batch, marked
-from .jit import assembly, compile_kernels
+from .jit import assembly, compile_kernels, usable_cpus
 from .layout import Buffer
 from .lowering import Lowering
-from .schedule import waves
+from .schedule import LEAST_ITEMS, Task, waves
 from .step import Step
 from .target import Target, host
 
@@ -123,7 +124,8 @@ class Program:
         writes = lambda step: self.writes[step.symbol]
         standing = {self.views[self.graph.inputs[i]].buffer for i in self.standing}
         once = invariant_steps(self.steps, writes, standing, lowering.checks.buffer) if standing else []
-        self.waves: list[list[list[Step]]] = waves(once, writes, lowering.checks.buffer)
+        least = 0 if "chain" in config.SKIP_PASSES.value else max(LEAST_ITEMS, 4 * usable_cpus())
+        self.waves: list[list[Task]] = waves(once, writes, lowering.checks.buffer)
         self.num_once = len(self.waves)  # waves that run only when an input of `standing` has changed
         for buffer in (b for step in once for b in writes(step)):
             buffer.kind = "kept"
@@ -131,9 +133,9 @@ class Program:
         rest = [step for step in self.steps if id(step) not in chosen]
         for is_native, steps in itertools.groupby(rest, lambda step: step.kind != "numpy"):
             if is_native:
-                self.waves += waves(list(steps), writes, lowering.checks.buffer)
+                self.waves += waves(list(steps), writes, lowering.checks.buffer, least)
             else:
-                self.waves += [[[step]] for step in steps]
+                self.waves += [[Task([step])] for step in steps]
         self.steps = [step for wave in self.waves for task in wave for step in task]
 
     def _plan(self, lowering: Lowering) -> None:
@@ -145,29 +147,34 @@ class Program:
                 first.setdefault(buffer, i)
                 last[buffer] = i
         end = len(self.waves)
-        for number, value in enumerate(self.graph.outputs):
-            if number not in self.direct:
-                last[self.views[value].buffer] = end
-        placed: list[Buffer] = []
+        late = [self.views[v].buffer for i, v in enumerate(self.graph.outputs) if i not in self.direct]
+        last |= dict.fromkeys(late, end)
         reuses = "reuse" not in config.SKIP_PASSES.value
-        for buffer in sorted((b for b in first if b.kind == "temp"), key=lambda b: -b.nbytes):
+        tasks = [task for wave in self.waves for task in wave]
+        self._own = own_buffers(tasks, lambda step: self.writes.get(step.symbol, set()), late)
+        sizes = [self._words(task) + place_own(task, own, reuses) for task, own in self._own.items()]
+        memory = max(sizes, default=0)
+        self._own_place = -(-lowering.scratch // _ALIGN) * _ALIGN  # in the memory of a worker
+        self._scratch_row = -(-(self._own_place + memory) // 4096) * 4096 if memory else self._scratch_row
+        of_workers = {b for own in self._own.values() for b in own}
+        temporaries = [b for b in first if b.kind == "temp" and b not in of_workers]
+        for buffer in temporaries:
             buffer.first, buffer.last = (first[buffer], last[buffer]) if reuses else (0, end)
-            size = -(-max(buffer.nbytes, 1) // _ALIGN) * _ALIGN
-            taken = sorted(
-                (b.offset, b.offset + b.nbytes) for b in placed if b.first <= buffer.last and buffer.first <= b.last
-            )
-            place = 0
-            for low, high in taken:
-                if place + size <= low:
-                    break
-                place = max(place, -(-high // _ALIGN) * _ALIGN)
-            buffer.offset = place
-            placed.append(buffer)
-        self.arena_bytes = max((b.offset + b.nbytes for b in placed), default=0)
+        self.arena_bytes = placed(temporaries, lambda b: b.nbytes)
         self.kept_bytes = 0
         for buffer in (b for b in self.buffers if b.kind == "kept"):
             buffer.offset = self.kept_bytes
             self.kept_bytes += -(-buffer.nbytes // _ALIGN) * _ALIGN
+
+    def _words(self, task: Task) -> int:
+        """Bytes of a task's table of addresses, up to where something else may begin."""
+        words = sum(map(self._entries, task))
+        return -(-8 * words // _ALIGN) * _ALIGN
+
+    def _entries(self, step: Step) -> int:
+        """Words of a step's part of the table: addresses, and numbers."""
+        _, numbers, sizes = self._kernels[step.symbol]
+        return 2 + len(numbers) + len(sizes)
 
     def _allocate(self) -> None:
         """Lay out the memory, and for every kernel the table of its buffers' addresses."""
@@ -178,13 +185,14 @@ class Program:
         self._scratch = _aligned(self._scratch_row * MAX_THREADS)
         self._arrays: list[np.ndarray[Any, Any] | None] = []  # flat, by number of the buffer
         addresses = [self._scratch.ctypes.data, self._scratch_row]
+        of_workers = {b for own in self._own.values() for b in own}
         for b in self.buffers:
             array: np.ndarray[Any, Any] | None = None
             address = 0
             if b.kind == "constant":
                 array = np.ascontiguousarray(b.array).reshape(-1)
                 address = array.ctypes.data
-            elif b.kind in ("temp", "kept") and b.offset >= 0:
+            elif b.kind in ("temp", "kept") and b.offset >= 0 and b not in of_workers:
                 memory = self._arena if b.kind == "temp" else self._kept
                 array = memory[b.offset : b.offset + b.nbytes].view(b.dtype.numpy)
                 address = memory.ctypes.data + b.offset
@@ -204,7 +212,8 @@ class Program:
                 entries.append(addresses[number])
             entries += [n % (1 << 64) for n in sizes]  # see Note [Sizes]
         table = np.array(entries or [0], np.uint64)
-        self._table, self._slots = table, table.data
+        self._table, self._slots, self._places = table, table.data, places
+        self._whole: Any = None  # memory of the chains' own buffers for all items, where steps run one by one
         self._inputs = [
             (b.number, places.get(b.number, [])) for b in (self.views[v].buffer for v in self.graph.inputs)
         ]
@@ -241,23 +250,56 @@ class Program:
         ]
         return {self.views[v].buffer.number for v in values}
 
-    def _phases(self, waves: list[list[list[Step]]], starts: dict[int, int]) -> tuple[Any, ...]:
+    def _phases(self, waves: list[list[Task]], starts: dict[int, int]) -> tuple[Any, ...]:
         """A run of native steps as the thread team takes it: address and number of phases, once with a phase
         per step and once with one per wave; and what must stay alive."""
         base = self._table.ctypes.data
-        single, rows = [], []
+        single: list[list[int]] = []
+        rows: list[list[int]] = []
+        chains: list[np.ndarray[Any, Any]] = []
         for wave in waves:
-            total = 0
+            total, begin = 0, len(rows)
             for task in wave:
-                for i, step in enumerate(task):
-                    total += 0 if i else step.chunks
-                    row = [self._address(step), step.chunks, base + 8 * starts[id(step)]]
-                    single.append([*row, step.chunks, 1])
-                    rows.append([*row, total, sum(map(len, wave))])
+                own = [[self._address(step), step.chunks, base + 8 * starts[id(step)]] for step in task]
+                single += [[*row, row[1], 1] for row in own]
+                items = getattr(task, "items", 0)
+                if items and self._code:
+                    chains.append(self._description(task, starts))
+                    own = [[_team.chain_address(), items, chains[-1].ctypes.data]]
+                total += own[0][1]
+                rows += [[*row, total, 0] for row in own]
+            for row in rows[begin:]:
+                row[-1] = len(rows) - begin
         alone, table = np.array(single, np.uint64), np.array(rows, np.uint64)
         steps = [step for wave in waves for task in wave for step in task]
         memory, tickets = _team.tickets(len(waves))
-        return alone.ctypes.data, len(steps), tickets, alone, memory, steps, table.ctypes.data, len(waves), table
+        kept = (alone, memory, table, chains)
+        return alone.ctypes.data, len(steps), tickets, kept, memory, steps, table.ctypes.data, len(waves), table
+
+    def _description(self, task: Task, starts: dict[int, int]) -> np.ndarray[Any, Any]:
+        """A chain as `chain` of team.py takes it."""
+        begin = starts[id(task[0])]
+        places = [8 * (starts[id(step)] - begin) for step in task]
+        size = places[-1] + 8 * self._entries(task[-1])
+        own = [
+            (8 * (place - begin), b)
+            for b in self._own.get(task, ())
+            for place in self._places[b.number]
+            if begin <= place < begin + size // 8
+        ]
+        memory = self._scratch.ctypes.data + self._own_place, self._scratch_row
+        code = [self._address(step) for step in task]
+        return description(task, code, places, (self._table.ctypes.data + 8 * begin, size), memory, own)
+
+    def _hold_all(self) -> None:
+        """Make memory for all items of the chains' own buffers, so that steps can run one by one."""
+        own = [b for buffers in self._own.values() for b in buffers]
+        if self._whole is None and own:
+            sizes = [-(-b.nbytes // _ALIGN) * _ALIGN for b in own]
+            self._whole = _aligned(sum(sizes))
+            for b, place in zip(own, itertools.accumulate([0, *sizes]), strict=False):
+                for slot in self._places[b.number]:
+                    self._slots[slot] = self._whole.ctypes.data + place
 
     def _address(self, step: Step) -> int:
         """Where the code of a step begins; 0 if it is for another processor."""
@@ -371,6 +413,7 @@ class Program:
 
     def _run_recorded(self, team: Any, listener: recording.Listener) -> None:
         """Run the steps one by one and tell the listener how long each took."""
+        self._hold_all()
         once = () if self._once is None else (self._once,)
         number = 0 if self._stale or not once else len(once[0][5])
         for part in (*(once if self._stale else ()), *self._parts):

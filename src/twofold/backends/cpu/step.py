@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...ir.graph import Node
 from .layout import Buffer
+from .span import Span
 
 
 @dataclass
@@ -16,6 +17,7 @@ class Step:
         kind: "rows", "contract" ... or "numpy".
         nodes: what it computes.
         chunks: independent pieces of work.
+        span: how the chunks go along the items of a batch, if they do in an order that is known.
     """
 
     kind: str
@@ -23,6 +25,7 @@ class Step:
     chunks: int = 1
     symbol: str = ""
     buffers: tuple[Buffer, ...] = ()
+    span: Span | None = None
 
     def __str__(self) -> str:
         names = " ".join(n.prim.name for n in self.nodes)

@@ -11,7 +11,8 @@ After a phase that found an error (see checks.py) no other begins, so that state
 
 A row of the table holds the function, its number of chunks, its arguments, the number of the phase's chunks up to
 and with its own, and, in a phase's first row, the number of the phase's rows. A row that adds no chunks
-runs right after the row before it, by the same thread.
+runs right after the row before it, by the same thread. Steps that run item by item are a row whose function is
+`chain` and whose arguments describe them; its chunks are the items.
 
 Note [Sleeping]
 Between programs a worker spins for a short while and then sleeps in a futex (elsewhere: naps).
@@ -45,6 +46,7 @@ MOST_RANGES = 8  # of a phase's chunks; per phase there is the count of chunks d
 # Offsets of the team block's words, each on a line of its own.
 _GO, _SLEEPERS, _PROGRAM, _ENTERED, _LEFT, _QUIT, _BUSY, _RANGES = (i * LINE for i in range(8))
 TEAM_BYTES = 8 * LINE
+CHAIN_HEAD = 6  # words of a chain's description before those of its steps, see chains.py
 
 _LINUX_FUTEX = {"x86_64": 202, "aarch64": 98}
 
@@ -72,6 +74,7 @@ declare i64 @syscall(i64, ...)
 declare i32 @usleep(i32)
 declare i32 @sched_yield()
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 
 define internal void @backoff(i64 %spins) nounwind {{
 entry:
@@ -223,6 +226,74 @@ next:
   %p1 = add i64 %p, 1
   br label %phase
 end:
+  ret void
+}}
+
+define void @chain(ptr %chain, i64 %begin, i64 %end, i64 %worker) nounwind {{
+entry:
+  %steps = load i64, ptr %chain
+  %w1 = getelementptr i8, ptr %chain, i64 8
+  %own = load i64, ptr %w1
+  %w2 = getelementptr i8, ptr %chain, i64 16
+  %table = load ptr, ptr %w2
+  %w3 = getelementptr i8, ptr %chain, i64 24
+  %bytes = load i64, ptr %w3
+  %w4 = getelementptr i8, ptr %chain, i64 32
+  %first_memory = load ptr, ptr %w4
+  %w5 = getelementptr i8, ptr %chain, i64 40
+  %apart = load i64, ptr %w5
+  %rows = getelementptr i8, ptr %chain, i64 {8 * CHAIN_HEAD}
+  %rows_bytes = mul i64 %steps, 24
+  %rows_end = getelementptr i8, ptr %rows, i64 %rows_bytes
+  %own_bytes = mul i64 %own, 24
+  %own_end = getelementptr i8, ptr %rows_end, i64 %own_bytes
+  %distance = mul i64 %worker, %apart
+  %memory = getelementptr i8, ptr %first_memory, i64 %distance
+  %shared = icmp eq i64 %own, 0
+  %args = select i1 %shared, ptr %table, ptr %memory
+  br label %item
+item:
+  %i = phi i64 [ %begin, %entry ], [ %i1, %done ]
+  %more = icmp ult i64 %i, %end
+  br i1 %more, label %prepare, label %leave
+prepare:
+  br i1 %shared, label %step, label %copy
+copy:
+  call void @llvm.memcpy.p0.p0.i64(ptr %memory, ptr %table, i64 %bytes, i1 false)
+  br label %address
+address:
+  %o = phi ptr [ %rows_end, %copy ], [ %o3, %address ]
+  %place = load i64, ptr %o
+  %o1 = getelementptr i8, ptr %o, i64 8
+  %at = load i64, ptr %o1
+  %o2 = getelementptr i8, ptr %o, i64 16
+  %size = load i64, ptr %o2
+  %o3 = getelementptr i8, ptr %o, i64 24
+  %before = mul i64 %i, %size
+  %from = sub i64 %at, %before
+  %where = getelementptr i8, ptr %memory, i64 %from
+  %slot = getelementptr i8, ptr %memory, i64 %place
+  store ptr %where, ptr %slot
+  %filled = icmp eq ptr %o3, %own_end
+  br i1 %filled, label %step, label %address
+step:
+  %s = phi ptr [ %rows, %prepare ], [ %rows, %address ], [ %s3, %step ]
+  %fn = load ptr, ptr %s
+  %s1 = getelementptr i8, ptr %s, i64 8
+  %chunks = load i64, ptr %s1
+  %s2 = getelementptr i8, ptr %s, i64 16
+  %start = load i64, ptr %s2
+  %s3 = getelementptr i8, ptr %s, i64 24
+  %c0 = mul i64 %i, %chunks
+  %c1 = add i64 %c0, %chunks
+  %own_args = getelementptr i8, ptr %args, i64 %start
+  call void %fn(ptr %own_args, i64 %c0, i64 %c1, i64 %worker)
+  %last = icmp eq ptr %s3, %rows_end
+  br i1 %last, label %done, label %step
+done:
+  %i1 = add i64 %i, 1
+  br label %item
+leave:
   ret void
 }}
 
@@ -425,6 +496,11 @@ def _library() -> Library:
     if _runtime is None:
         _runtime = compile_text(_runtime_text(), host())
     return _runtime
+
+
+def chain_address() -> int:
+    """The code that runs steps item by item; see chains.py."""
+    return _library().address("chain")
 
 
 def get_num_threads() -> int:

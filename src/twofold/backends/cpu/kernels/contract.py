@@ -17,7 +17,8 @@ from .. import registers
 from ..emit import Function, Module, Val, vector
 from ..group import Group
 from ..layout import Buffer, View
-from ..sizes import divides, least, most, planned
+from ..sizes import Size, divides, least, most, planned
+from ..span import Span, divisors, nested
 from ..target import Target
 from .access import base, load, store
 from .cut import Cut
@@ -27,7 +28,26 @@ from .tile import copy_bytes, scratch_of
 _PANELS = 8  # that use a gathered row tile of A
 _CACHED = 1 << 20  # bytes of a gathered row tile
 _TALL = 1 << 21  # bytes that a column of A spans, from which a row tile is gathered
+_BLOCK = 64  # rows that a block has, or nearly
 _LIGHT = 6  # nodes of a group whose epilogue is written out for every vector of the tile
+
+
+def block_rows(rows: int, most_rows: int) -> int:
+    """Rows of the equal blocks that a matrix is cut into, each of balanced tiles; 0 if none suit.
+
+    Blocks are about as long as sequences are, so that an item of a batch is a few of them.
+    """
+    if isinstance(rows, Size):  # those of an item
+        a, atom, b = rows.key
+        if b or a == 1 or atom[0] != "items":
+            return 0
+        rows = a
+    if rows <= 2 * _BLOCK:
+        return rows
+    near = [
+        n for n in divisors(rows) if _BLOCK // 2 < n <= 2 * _BLOCK and n >= 0.85 * most_rows * -(-n // most_rows)
+    ]
+    return min(near, key=lambda n: abs(math.log(n / _BLOCK)), default=0)
 
 
 class ContractKernel:
@@ -63,20 +83,29 @@ class ContractKernel:
         self.width = self.lanes * self.vectors
         read = {a.buffer, b.buffer, *(v.buffer for v in self.sources.values()), *scalars.buffers}
         # rows may be computed twice, unless that would read what was written
-        self.cut = Cut(self.m, target.tile_rows, all(v.buffer not in read for v in outputs.values()))
+        may_overlap = all(v.buffer not in read for v in outputs.values())
+        self.cut = Cut(self.m, target.tile_rows, may_overlap)
         self.panels = -(-self.n // self.width)
         self.gathered = self._gathered_strides()
         self.gathers = self.gathered is not None
         self.group_panels = min(self.panels, _PANELS) if self.gathers else 1
         self.panel_groups = -(-self.panels // self.group_panels)
-        self.items = math.prod(self.batch) * self.panel_groups * self.cut.count
+        transposed = self.gathered is not None and self.gathered[0] == 1
+        self.rows = 0 if transposed else block_rows(self.m, target.tile_rows)  # of equal blocks
+        if self.rows:
+            self.cut = Cut(self.rows, target.tile_rows)
+        self.num_tiles = self.cut.count * (self.m // self.rows if self.rows else 1)
+        self.items = math.prod(self.batch) * self.panel_groups * self.num_tiles
         # All panels of a block of rows before the next block, so that a thread, which begins with a range of
         # items, writes whole rows: those it reads in the kernels around. Lines from another core are slow.
-        blocks = 1 if self.gathers else least(4, most(1, self.cut.count // 3))
+        blocks = 1 if self.gathers or self.rows else least(4, most(1, self.cut.count // 3))
         self.block = -(-self.cut.count // blocks)
         flops = 2 * self.cut.height * self.width * self.k * self.group_panels
         # a chunk is long against a claim (0.25 us), and there are enough of them to balance
         self.per_chunk = most(1, least(1_000_000 // most(1, flops), self.items // 32))
+        if self.rows:
+            sizes = (*self.batch, self.m // self.rows, self.panel_groups, self.block)
+            self.per_chunk = nested(self.per_chunk, sizes)
         self.chunks = -(-self.items // self.per_chunk)
         rows, columns = self.gathered or (0, 0)
         self.scratch_bytes = (
@@ -86,7 +115,7 @@ class ContractKernel:
         # Rows of B far apart fall into the same few sets of the caches: a panel that several row
         # tiles read is worth gathering.
         gap = self.b.strides[-2] * self.dtype.itemsize if len(self.b.shape) >= 2 else 0
-        self.far_apart = planned(self.cut.count) >= 3 and planned(self.k) >= 256 and planned(gap) >= 1024
+        self.far_apart = planned(self.num_tiles) >= 3 and planned(self.k) >= 256 and planned(gap) >= 1024
 
     def _gathered_strides(self) -> tuple[int, int] | None:
         """Strides of a row tile of A in scratch memory, where it is better copied there first.
@@ -116,6 +145,40 @@ class ContractKernel:
     @property
     def needs_packing(self) -> bool:
         return (self.n > 1 and self.b.strides[-1] != 1) or self.far_apart
+
+    # --- the order of chunks, see Note [Items] in span.py ---------------------------------------
+
+    def span(self) -> Span | None:
+        """Matrix after matrix of the batch, and block after block of its rows."""
+        if self.items % self.per_chunk or (self.cut.overlaps and not self.rows):
+            return None
+        rows = self.rows or self.m
+        blocks = self.m // rows
+        items = math.gcd(self.chunks, math.prod(self.batch) * blocks)
+
+        def in_blocks(view: View) -> View:
+            *outer, down, across = view.strides
+            shape = (*self.batch, blocks, rows, view.shape[-1])
+            return View(view.buffer, shape, (*outer, down * rows, down, across), view.offset)
+
+        *outer, down, across = self.b.strides
+        b = View(self.b.buffer, (*self.batch, blocks, self.k, self.n), (*outer, 0, down, across), self.b.offset)
+        if self.packed is not None:
+            matrix = self.panels * self.k * self.width
+            for d in reversed(range(len(outer))):  # in the order of those that B has itself
+                outer[d], matrix = (matrix, matrix * self.batch[d]) if outer[d] else (0, matrix)
+            panels = self.panels * self.k
+            b = View(self.packed, (*self.batch, blocks, panels, self.width), (*outer, 0, self.width, 1))
+        views = [self.a, *self.sources.values(), *self.outputs.values()]
+        return Span(items, (b, *map(in_blocks, views)), frozenset(self.scalars.buffers))
+
+    def packing_span(self, packed: Buffer) -> Span | None:
+        """Matrix after matrix of B."""
+        own = [(n, s) for n, s in zip(self.batch, self.b.strides, strict=False) if s != 0]
+        shape, strides = tuple(n for n, _ in own), tuple(s for _, s in own)
+        source = View(self.b.buffer, (*shape, self.k, self.n), (*strides, *self.b.strides[-2:]), self.b.offset)
+        target = View.whole(packed, (*shape, self.panels * self.k * self.width))
+        return Span(self._own_batch(), (source, target))
 
     # --- packing ------------------------------------------------------------------------------
 
@@ -216,7 +279,7 @@ class ContractKernel:
             self._gathered = scratch_of(f)
         start = f.mul(first, self.per_chunk)
         stop = f.min(f.mul(last, self.per_chunk), self.items)
-        num_tiles = self.cut.count
+        num_tiles = self.num_tiles
 
         def item(number: Any) -> None:
             whole = num_tiles * self.panel_groups
@@ -227,7 +290,10 @@ class ContractKernel:
             in_block: Any = self.block
             if not divides(self.block, num_tiles):
                 in_block = f.min(f.sub(num_tiles, begin), self.block)
-            t, j = f.add(begin, f.rem(rest, in_block)), f.div(rest, in_block)
+            t, j = f.rem(rest, in_block), f.div(rest, in_block)
+            above = f.mul(block, self.rows)
+            if not self.rows:
+                t, above = f.add(begin, t), 0
             index: list[Any] = []
             left = b
             for n in reversed(self.batch):
@@ -262,7 +328,7 @@ class ContractKernel:
                     lambda: self._tile(f, bases, index, row, rows, j, column, tail),
                 )
 
-            self.cut.each(f, t, with_rows)
+            self.cut.each(f, t, lambda rows, row: with_rows(rows, f.add(row, above)))
 
         f.loop(start, stop, item)
         f.ret()

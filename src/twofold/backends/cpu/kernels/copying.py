@@ -26,6 +26,7 @@ from ....ir.types import Shape, contiguous_strides
 from ..emit import Function, Val, vector
 from ..layout import Buffer, View, merge, through_movement
 from ..sizes import Size, divides
+from ..span import Span, nested
 from ..step import Step
 from ..target import Target
 from .contract import _transpose_function
@@ -116,8 +117,32 @@ class _Walk:
             self.block = min(length, CHUNK)
             self.items = math.prod(self.sizes[:-1]) * -(-length // self.block)
             work = self.block
-        self.per_chunk = max(1, CHUNK // work)
+        self.per_chunk = nested(max(1, CHUNK // work), self._loops(edge))
         self.chunks = -(-self.items // self.per_chunk)
+
+    def _loops(self, edge: int) -> list[int]:
+        """Sizes of the loops over items, outermost first."""
+        *outer, last = self.sizes
+        if self.square is None:
+            return [*outer, -(-last // self.block)]
+        bands = -(-outer[self.square] // edge)
+        return [*outer[: self.square], *outer[self.square + 1 :], bands]
+
+    def span(self, piece: Piece) -> Span | None:
+        """In the order of the target's outer dimensions, where that is the one in which its elements lie."""
+        target = View.whole(piece.target.buffer, piece.target.shape)
+        if target.strides != piece.target.strides or target.buffer.size != math.prod(target.shape):
+            return None
+        if self.items % self.per_chunk:
+            return None
+        outer = math.prod(self.sizes[: -1 if self.square is None else self.square])
+        items = math.gcd(self.chunks, outer)
+        views = [target]
+        if isinstance(piece.source, Bits):
+            source = piece.source
+            views.append(View(source.buffer, source.shape, source.strides, source.offset))
+        same = all(view.dtype.itemsize == self.size for view in views)
+        return Span(items, tuple(views)) if items > 1 and same else None
 
 
 def copy_step(lowering: Any, node: Node, symbol: str, pieces: list[Piece]) -> list[Step]:
@@ -130,6 +155,7 @@ def copy_step(lowering: Any, node: Node, symbol: str, pieces: list[Piece]) -> li
     buffers = [p.target.buffer for p in pieces] + [p.source.buffer for p in pieces if isinstance(p.source, Bits)]
     bases = bases_of(f, buffers)
     begin = 0
+    span = None
     for piece in pieces:
         walk = _Walk(piece, lowering.target.lanes(4))
         start = _most(f, f.sub(first, begin), 0)
@@ -138,9 +164,10 @@ def copy_step(lowering: Any, node: Node, symbol: str, pieces: list[Piece]) -> li
         emitter = _PieceCode(f, piece, walk, bases, lowering.target)
         f.loop(f.mul(start, walk.per_chunk), stop, emitter.item)
         begin += walk.chunks
+        span = walk.span(piece) if len(pieces) == 1 else None
     f.ret()
     f.finish()
-    return [Step("copy", [node], begin, symbol, tuple(dict.fromkeys(buffers)))]
+    return [Step("copy", [node], begin, symbol, tuple(dict.fromkeys(buffers)), span)]
 
 
 def _most(f: Function, a: int | Val, b: int) -> int | Val:

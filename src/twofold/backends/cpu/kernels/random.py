@@ -11,6 +11,7 @@ from typing import Any
 
 from ....ir.graph import Node
 from ..emit import Function, Val, vector
+from ..span import Span, nested
 from ..step import Step
 from .tile import bases_of, kernel_function
 
@@ -74,8 +75,10 @@ def _random_bits(lowering: Any, node: Node, symbol: str) -> list[Step]:
     target = f.at(bases[out.buffer], 4 * out.offset)
     numbers = Val("<" + ", ".join(f"i64 {i}" for i in range(lanes)) + ">", vector("i64", lanes))
     wide, narrow = _keys(f, seed, lanes), _keys(f, seed, 1)
-    chunks = -(-size // (4 * _CHUNK))
-    start, stop = f.mul(first, _CHUNK), f.min(f.mul(last, _CHUNK), whole)
+    *outer, inner = node.outputs[0].shape or (1,)
+    blocks = nested(_CHUNK, (*outer, inner // 4)) if inner % 4 == 0 and size else _CHUNK  # in a chunk
+    chunks = -(-size // (4 * blocks))
+    start, stop = f.mul(first, blocks), f.min(f.mul(last, blocks), whole)
 
     def vectors(i: Any) -> None:
         counter = f.op("add", f.splat(f.int(f.add(used, i)), lanes), numbers)
@@ -95,7 +98,8 @@ def _random_bits(lowering: Any, node: Node, symbol: str) -> list[Step]:
         f.when(f.icmp("eq", last, chunks), lambda: block(whole, size % 4))
     f.ret()
     f.finish()
-    return [Step("random", [node], chunks, symbol, (state.buffer, out.buffer))]
+    span = Span(chunks, (out,)) if size % (4 * blocks) == 0 else None
+    return [Step("random", [node], chunks, symbol, (state.buffer, out.buffer), span)]
 
 
 LOWERINGS: dict[str, Callable[[Any, Node, str], list[Step] | None]] = {"random_bits": _random_bits}
