@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 LITTLE = 1 << 21  # multiply-adds that an entry does: up to 40 us
 _SCRATCH = 1 << 20  # bytes of an entry's own scratch memory
 _CHUNK = 1 << 19  # multiply-adds of a chunk, which are long against claiming it
-_FEW_TILES = 3
+_FEW_TILES = 5
 _MUCH = 1 << 24  # bytes of a packed B
 _DEEP = 4096  # k of a block
 _CACHED = 1 << 18  # bytes of A that are multiplied with one panel of B after the other
@@ -96,7 +96,7 @@ class Products:
         (m, k), n = a.shape[-2:], b.shape[-1]
         tiles = -(-m // kernels.rows)
         rows, extra = divmod(m, tiles) if tiles else (0, 0)
-        words = [0] * len(Word)
+        words = [0] * Word.COUNT
         words[Word.K], words[Word.N] = k, n
         words[Word.TILES], words[Word.ROWS], words[Word.EXTRA] = tiles, rows, extra
         words[Word.SOURCE_AM], words[Word.SOURCE_AK] = words[Word.AM], words[Word.AK] = a.strides[-2:]
@@ -104,7 +104,7 @@ class Products:
         words[Word.A_ROW], words[Word.BK] = words[Word.AM], words[Word.SOURCE_BK]
         words[Word.B_PANEL] = kernels.width * kernels.dtype.itemsize
         words[Word.CM] = n * kernels.dtype.itemsize
-        words[Word.A], words[Word.B], words[Word.C] = (x.ctypes.data for x in (a, b, out))
+        words[Word.A], words[Word.B], words[Word.C] = [_open.address_of(x) for x in (a, b, out)]
         return words
 
     def _padded(self, k: int) -> int:
@@ -177,7 +177,7 @@ class Products:
         offsets = [_offsets(x, batch) for x in (a, b)]
         per_chunk = max(1, min(-(-items // 8), _CHUNK // max(1, out.shape[-2] * out.shape[-1] * a.shape[-1])))
         words[Word.ITEMS], words[Word.PER_CHUNK] = items, per_chunk
-        words[Word.OFFSETS_A], words[Word.OFFSETS_B] = (x.ctypes.data for x in offsets)
+        words[Word.OFFSETS_A], words[Word.OFFSETS_B] = [_open.address_of(x) for x in offsets]
         words[Word.C_ITEM] = out.shape[-2] * words[Word.CM]
         self._run(words, False, self._at["items"], -(-items // per_chunk))
 

@@ -3,6 +3,10 @@
 A packed block holds `vectors` vectors for every k: lines that exist, then zeros. A line is a row of the first
 operand or a column of the second; the elements of a line may be contiguous in memory, or equal elements of all
 lines, or neither. There is room for a number of k that is a multiple of the vector's length.
+
+Note [What is not there]
+A masked load takes hundreds of cycles where what it leaves out lies in memory that is not there, so that lines that
+do not exist are read where the first one is.
 """
 
 from __future__ import annotations
@@ -79,7 +83,9 @@ def packer(module: Module, dtype: DType, lanes: int, vectors: int) -> str:
         def squares(k0: Any) -> None:
             exist = f.min(f.sub(k, k0), lanes)
             for v in range(vectors):
-                at = f.at(source, f.add(f.mul(f.int(v * lanes), sx), f.mul(k0, size)))
+                some = f.icmp("sgt", lines, v * lanes)
+                at = f.select(some, f.int(f.mul(f.int(v * lanes), sx)), f.int(0))
+                at = f.at(source, f.add(at, f.mul(k0, size)))
                 to = f.at(target, f.add(f.mul(k0, step), v * step // vectors))
                 f.call(block, [at, sx, to, f.int(f.sub(lines, v * lanes)), f.int(exist)])
 
@@ -136,8 +142,10 @@ def transposer(module: Module, dtype: DType, lanes: int, step: int) -> str:
         exist, none = first_lanes(f, k, lanes), Val("zeroinitializer", vector("i1", lanes))
         rows = []
         for r in range(lanes):
-            mask = f.value(f"select {f.icmp('sgt', lines, r)}, {exist}, {none}", exist.ty)
-            rows.append(load_masked(f, f.at(source, f.mul(f.int(r), sx)), dtype, lanes, mask))
+            is_there = f.icmp("sgt", lines, r)
+            mask = f.value(f"select {is_there}, {exist}, {none}", exist.ty)
+            at = f.select(is_there, f.at(source, f.mul(f.int(r), sx)), source)  # see Note [What is not there]
+            rows.append(load_masked(f, at, dtype, lanes, mask))
         put(rows)
 
     full = f.op("and", f.icmp("sge", lines, lanes), f.icmp("sge", k, lanes))

@@ -20,7 +20,6 @@ processor to work on at once, and so that more of what is contiguous in memory i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from typing import Any
 
 from ....ir.dtypes import DType
@@ -37,7 +36,7 @@ PACKED_LINES, PACKED_K = 8, 512  # tiles or panels of a chunk of "pack", and its
 SPAN = 4  # panels that a tile of few rows is wide
 
 
-class Word(IntEnum):
+class Word:
     """Arguments of the product's kernels, in the order in which they lie in memory; strides are in bytes."""
 
     SCRATCH = 0
@@ -73,6 +72,7 @@ class Word(IntEnum):
     OFFSETS_B = 30
     C_ITEM = 31
     GOES_ON = 32  # whether sums begin with what is in C, instead of zero
+    COUNT = 33
 
 
 class ProductKernels:
@@ -424,8 +424,8 @@ class ProductKernels:
         tiles = f.int(f.div(f.add(m, self.rows - 1), self.rows))
         some = f.select(f.icmp("eq", tiles, 0), f.int(1), tiles)
         direct = f.op("or", f.icmp("eq", bn, size), f.icmp("eq", n, 1))
-        words = f.alloca(8 * len(Word))
-        table: dict[Word, Any] = {
+        words = f.alloca(8 * Word.COUNT)
+        table: dict[int, Any] = {
             Word.K: k, Word.N: n, Word.TILES: tiles, Word.ROWS: f.div(m, some), Word.EXTRA: f.rem(m, some),
             Word.SOURCE_AM: am, Word.SOURCE_AK: ak, Word.SOURCE_BK: bk, Word.SOURCE_BN: bn, Word.CM: f.mul(n, size),
             Word.GOES_ON: 0,
@@ -528,9 +528,9 @@ class ProductKernels:
         f.finish()
 
 
-def _words(f: Function, words: Val, *wanted: Word) -> list[Val]:
+def _words(f: Function, words: Val, *wanted: int) -> list[Val]:
     return [f.load("i64", f.at(words, 8 * word), 8) for word in wanted]
 
 
-def _addresses(f: Function, words: Val, *wanted: Word) -> list[Val]:
+def _addresses(f: Function, words: Val, *wanted: int) -> list[Val]:
     return [f.load("ptr", f.at(words, 8 * word), 8) for word in wanted]
