@@ -16,6 +16,7 @@ from ..autodiff.composite import Composite, Drawing
 from ..autodiff.handle import Tensor, mode, storage_of, wrap
 from ..autodiff.replay import replay
 from ..autodiff.tape import Node, _numbers
+from ..backends.cpu.items import Batch
 from ..backends.cpu.launch import Launch
 from ..backends.cpu.program import Program
 from ..ir.errors import TwofoldError
@@ -184,11 +185,16 @@ class _Composed:
         }
         self.written = sorted({i for i in self.updates.values() if i < traced.num_args})
         self.programs: list[Program] = []
+        self.batch = Batch.of([v.type for v in traced.graph.inputs[: traced.num_args]])
         self.forward = self._forward()
         self.nbytes = sum(_nbytes(p) for p in self.programs)
 
     def _forward(self) -> Callable[[list[Any]], list[Any]]:
-        return self.native(Program(optimize(self.traced.graph), self.updates))
+        return self.native(self._program(self.traced.graph, self.updates))
+
+    def _program(self, graph: Graph, updates: dict[int, int] | None = None) -> Program:
+        graph = optimize(graph)
+        return Program(graph, updates, batch=self.batch.of_inputs(graph))
 
     def native(self, program: Program) -> Callable[[list[Any]], list[Any]]:
         """A program as a function of its inputs' arrays that gives those of its outputs, without updates."""
@@ -278,11 +284,11 @@ class _Recorded(_Composed):
         order = [i for i, (kind, _) in enumerate(parts.sources) if kind == "input"]
         order += [i for i, (kind, _) in enumerate(parts.sources) if kind == "output"]
         backward = _reordered(parts.backward, order)
-        self.how = Backward(self.known.fn.__name__, self.native(Program(optimize(backward))), d.seeds[0].type)
+        self.how = Backward(self.known.fn.__name__, self.native(self._program(backward)), d.seeds[0].type)
         self.how.replayed = self._replayed(graph, num_outputs, num_inputs, parts)
         self.how.read = self.read
         self.how.others = [i for i in self.how.replayed.given if i not in self.read]
-        return self.native(Program(optimize(parts.forward), self.updates))
+        return self.native(self._program(parts.forward, self.updates))
 
     def _replayed(self, graph: Graph, num_outputs: int, num_inputs: int, parts: Partition) -> Replayed:
         """The graph of the gradients, of inputs and of saved values that need no derivative: masks, indices."""

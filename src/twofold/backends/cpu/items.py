@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...ir.errors import TwofoldError
@@ -43,6 +43,11 @@ class Batch:
         count = next((int(t.shape[0]) for t in types if t.shape), 1)
         inputs = tuple([i for i, t in enumerate(types) if t.shape and t.shape[0] == count])
         return cls(inputs, count, largest if largest // _PART <= count <= largest else count)
+
+    def of_inputs(self, graph: Graph) -> Batch:
+        """The same for a graph of which any input may count items."""
+        inputs = [i for i, v in enumerate(graph.inputs) if v.shape[:1] == (self.count,)]
+        return replace(self, inputs=tuple(inputs))
 
     def counts(self, value: Value) -> bool:
         """Whether dimension 0 of an argument, or of something computed, counts items."""
