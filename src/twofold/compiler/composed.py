@@ -153,7 +153,7 @@ def _large(program: Program) -> Callable[[list[Any]], list[Any]]:
         except TwofoldError:
             raise Unfit from None
         finally:
-            program.forget()
+            program.forget(results=True)
         return [a for k, a in enumerate(outputs) if k not in updates] if updates else outputs
 
     return run
@@ -161,8 +161,7 @@ def _large(program: Program) -> Callable[[list[Any]], list[Any]]:
 
 def _nbytes(program: Program) -> int:
     """Memory that a program keeps between calls."""
-    kept = sum(v.type.size * v.dtype.itemsize for v in program.graph.outputs)
-    return program.arena_bytes + program.kept_bytes + kept + (1 << 14)
+    return program.arena_bytes + program.kept_bytes + (1 << 14)
 
 
 class _Composed:

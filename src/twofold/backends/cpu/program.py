@@ -325,9 +325,11 @@ class Program:
         """The elements of an input that stood still have changed."""
         self._stale = True
 
-    def forget(self) -> None:
-        """Let go of the arrays of the last call."""
+    def forget(self, results: bool = False) -> None:
+        """Let go of the arrays of the last call; with `results`, of those that a later call would write again."""
         with self._lock:
+            if results:
+                self._outputs = [None] * len(self._results)
             self._stale = True
             self._known = [None] * len(self._inputs)
             self._fixed = None
