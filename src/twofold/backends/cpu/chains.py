@@ -51,18 +51,19 @@ def own_buffers(
 
 def placed(buffers: Iterable[Buffer], size: Callable[[Buffer], int]) -> int:
     """Give buffers places in one piece of memory, by when they are alive; returns the bytes that this takes."""
+    sizes = {b: int(size(b)) for b in buffers}  # plain integers: what a Size notes down takes time
     done: list[Buffer] = []
     end = 0
-    for buffer in sorted(buffers, key=lambda b: -size(b)):
-        need = -(-max(size(buffer), 1) // ALIGN) * ALIGN
-        alive = (b for b in done if b.first <= buffer.last and buffer.first <= b.last)
+    for buffer in sorted(sizes, key=lambda b: -sizes[b]):
+        need = -(-max(sizes[buffer], 1) // ALIGN) * ALIGN
+        alive = [b for b in done if b.first <= buffer.last and buffer.first <= b.last]
         place = 0
-        for low, high in sorted((b.offset, b.offset + size(b)) for b in alive):
+        for low, high in sorted([(b.offset, b.offset + sizes[b]) for b in alive]):
             if place + need <= low:
                 break
             place = max(place, -(-high // ALIGN) * ALIGN)
         buffer.offset = place
-        end = max(end, place + size(buffer))
+        end = max(end, place + sizes[buffer])
         done.append(buffer)
     return end
 
