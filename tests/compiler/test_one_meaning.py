@@ -1,0 +1,131 @@
+"""One meaning: what code computes eagerly and what it computes compiled are the same bits."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+from layer_cases import LAYERS
+from nn_harness import leaves, to_twofold
+from test_fallbacks import LOSSES, cast
+from test_kernels import CASES, NAMES, NOT_KERNELS, PRIMITIVES, build, is_array, samples
+from test_verify import convolutional, perceptron
+
+import twofold as tw
+import twofold.nn.functional as F
+from twofold import nn
+from twofold.backends.cpu.program import Program
+from twofold.compiler.pipeline import optimize
+from twofold.ir.dtypes import BY_NAME
+
+
+def assert_same_bits(got, want, what):
+    """Equal to the bit, save that one NaN is as good as another."""
+    assert (got.shape, got.dtype) == (want.shape, want.dtype), what
+    if got.tobytes() == want.tobytes():
+        return
+    same = np.ascontiguousarray(got).view(np.uint8) == np.ascontiguousarray(want).view(np.uint8)
+    same = same.reshape(*got.shape, -1).all(-1) | ((got != got) & (want != want))
+    assert same.all(), f"{what}: {(~same).sum()} of {same.size}, such as {got[~same][0]} for {want[~same][0]}"
+
+
+INSIDE = {name for name in NAMES if "_last" in name}  # only programs have them
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_KERNELS | INSIDE])
+def test_primitives(name):
+    graph, arguments, _ = build(name)
+    got = iter(Program(optimize(graph))(arguments))
+    p = PRIMITIVES[name]
+    with tw.no_grad():
+        for dtype in [d for n, d in CASES if n == name]:
+            for sample in samples(p, BY_NAME[dtype]):
+                inputs = [tw.from_numpy(np.array(x, order="C")) if is_array(x) else x for x in sample.inputs]
+                out = p(*inputs, **sample.params)
+                for y in out if p.multiple else (out,):
+                    z = next(got)
+                    if not dtype.startswith("complex"):  # eager code computes these with NumPy, see 0004
+                        assert_same_bits(z, y.numpy(), f"{name} {dtype} {sample.params}")
+
+
+def step_of(make, case, dtype):
+    """What is called with no arguments and gives results and gradients, and the module."""
+    given = lambda x: cast(to_twofold(x, False), dtype)
+    tw.manual_seed(0)
+    module = make(*given(case.args), **given(case.kwargs)).to(dtype)
+    inputs = [x.requires_grad_(x.dtype.is_floating_point) for x in leaves(given(case.arrays()))]
+    nested = [i for i, x in enumerate(case.inputs) if isinstance(x, tuple) and not isinstance(x[0], int)]
+
+    def step():
+        for t in (*inputs, *module.parameters()):
+            t.grad = None
+        args = [x * 1.0 if x.dtype.is_floating_point else x for x in inputs]
+        if nested:
+            args = [*args[: nested[0]], tuple(args[nested[0] :])]
+        outs = leaves(module(*args, **given(case.call)))
+        wanted = [out for out in outs if out.requires_grad]
+        if wanted:
+            sum((out * out * 0.5 + out).sum() for out in wanted).backward()
+        return [out.detach() for out in outs]
+
+    return step, [*inputs, *module.parameters()], list(module.buffers())
+
+
+def left(step, tensors, buffers, calls=3):
+    """All that some calls leave."""
+    tw.manual_seed(1)
+    out = []
+    for _ in range(calls):
+        out += [y.numpy().copy() for y in step()]
+        out += [t.grad.numpy().copy() for t in tensors if t.grad is not None]
+    return [*out, *[b.numpy().copy() for b in buffers], tw.get_rng_state().numpy().copy()]
+
+
+def check(make, case, dtype):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        want = left(*step_of(make, case, dtype))
+        step, tensors, buffers = step_of(make, case, dtype)
+        got = left(tw.compile(step), tensors, buffers)
+    assert len(got) == len(want)
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        assert_same_bits(a, b, f"{case} in {dtype.name}, array {i} of {len(want)}")
+
+
+@pytest.mark.parametrize("kind", sorted({case.name for case in LAYERS}))
+def test_layers(kind):
+    for number, case in enumerate(case for case in LAYERS if case.name == kind):
+        check(getattr(nn, kind), case, (tw.float32, tw.float64, tw.bfloat16)[number % 3])
+
+
+@pytest.mark.parametrize("kind", sorted({layer for _, layer, _ in LOSSES}))
+def test_losses(kind):
+    for number, case in enumerate(case for _, layer, case in LOSSES if layer == kind):
+        check(getattr(nn, kind), case, (tw.float32, tw.float64)[number % 2])
+
+
+@pytest.mark.parametrize(("make", "shape"), [(perceptron, (17, 20)), (convolutional, (20, 400))])
+def test_training(make, shape):
+    tw.manual_seed(0)
+    models = [make()]
+    models.append(copy.deepcopy(models[0]))
+    x, y = tw.randn(shape), tw.randint(0, 5, shape[:1])
+    losses = []
+    for model, how in zip(models, (lambda f: f, tw.compile), strict=True):
+        optimizer = tw.optim.AdamW(model.parameters())
+        tw.manual_seed(1)
+
+        def step(x, y, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        step = how(step)
+        losses.append([step(x, y).item() for _ in range(5)])
+    assert losses[0] == losses[1]
+    for (name, a), b in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
+        assert_same_bits(a.numpy(), b.numpy(), name)
