@@ -271,3 +271,18 @@ def test_pieces_of_work_fit_into_the_dimensions():
         fits = any(count % a == 0 and b % count == 0 for a, b in itertools.pairwise(inner))
         assert count >= 1 and (fits or count == most)
         assert count <= 2 * most
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 4])
+def test_a_convolution_and_its_pool_go_image_by_image(num_threads, threads):
+    threads(num_threads)
+    x, w = tensors((32, 1, 28, 28), (32, 1, 3, 3), seed=2)
+
+    def f(x, w):
+        return F.max_pool2d(F.conv2d(x, w, padding=1).relu(), 2)
+
+    expected, found, program, _ = both(f, [x, w])
+    assert_same_bits(expected, found)
+    (chain,) = chains_of(program)
+    assert [s.kind for s in chain][:2] == ["conv", "pool"]
+    assert program.cost().arena_bytes < 32 * 28 * 28 * 32 * 4

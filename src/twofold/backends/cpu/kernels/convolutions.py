@@ -17,6 +17,7 @@ from .convgrad import WeightGradKernel
 from .convsmall import SmallConvKernel, suits
 from .relayout import row_major
 from .scalars import NONE, Scalars
+from .spans import image_span
 from .tile import Epilogue
 from .winograd import WinogradKernel
 from .winograd import suits as suits_winograd
@@ -112,7 +113,11 @@ def lower_fused(
     code.emit(lowering.module, symbol)
     lowering.scratch = max(lowering.scratch, code.scratch_bytes)
     buffers = (x.buffer, packed, *epilogue.buffers)
-    steps.append(Step("conv", [node, *after], code.chunks, symbol, buffers))
+    span = None
+    if type(code) is ConvKernel and x.shape[0] % code.images == 0:
+        views = (x, *epilogue.sources.values(), *epilogue.outputs.values())
+        span = image_span(code.blocks, code.chunks, *views, whole=(packed, *epilogue.scalars.buffers))
+    steps.append(Step("conv", [node, *after], code.chunks, symbol, buffers, span))
     return steps
 
 

@@ -37,5 +37,5 @@ def rows_span(kernel: RowsKernel) -> Span | None:
 
 def image_span(items: int, chunks: int, *views: View, whole: Any = ()) -> Span | None:
     """The span of a kernel that does image after image, in `items` groups of equally many."""
-    items = math.gcd(items, chunks)
+    items = math.gcd(int(items), int(chunks))
     return Span(items, views, frozenset(whole)) if items > 1 else None

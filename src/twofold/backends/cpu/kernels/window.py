@@ -17,6 +17,7 @@ from ..layout import Buffer, View
 from ..step import Step
 from .access import load, store
 from .relayout import row_major
+from .spans import image_span
 from .tile import bases_of, kernel_function, unravel, zero_bytes
 from .windowgeneral import (
     lower_general_max_pool,
@@ -194,7 +195,8 @@ def _lower_forward(
     f.loop(f.args[1], f.args[2], item)
     f.ret()
     f.finish()
-    return [*steps, Step("pool", [node], n * rows, symbol, (x.buffer, *(o.buffer for o in outs)))]
+    span = image_span(n, n * rows, x, *outs)
+    return [*steps, Step("pool", [node], n * rows, symbol, (x.buffer, *(o.buffer for o in outs)), span)]
 
 
 def _write(f: Function, value: Val, base: Val, place: Any, dtype: DType, count: int | None) -> None:
@@ -249,7 +251,8 @@ def _lower_backward(lowering: Any, node: Node, part: Callable[..., Val], symbol:
     writer = _Backward(lowering, windows, views, target, out.shape[-1], part, symbol)
     chunks = writer.apart(out.shape[0]) if windows.apart else writer.overlapping(out.shape[0])
     buffers: tuple[Buffer, ...] = (*(v.buffer for v in views), target.buffer)
-    return [*steps, Step("unpool", [node], chunks, symbol, buffers)]
+    span = image_span(out.shape[0], chunks, *views, target)
+    return [*steps, Step("unpool", [node], chunks, symbol, buffers, span)]
 
 
 class _Backward:
