@@ -142,6 +142,14 @@ def test_an_attention_that_learns(p, threads):
         assert_same_bits(expected, both(attend_and_learn(p), args, grad=True)[1])
 
 
+def test_an_attention_that_learns_keeps_the_weights_and_their_gradients_only():
+    args = [a.requires_grad_() for a in tensors(*[(1, 8, 512, 32)] * 3)]
+    f = tw.compile(attend_and_learn(0.0))
+    f(*args)
+    cost, scores = program_of(f).cost(), 8 * 512 * 512 * 4
+    assert 2 * scores <= cost.arena_bytes and cost.arena_bytes + 2 * cost.scratch_bytes < 3 * scores
+
+
 def test_sequences_of_any_length_and_heads_that_are_slices():
     """Queries, keys and values of one projection; a length that is prime."""
     x, w = tensors((16, 53, 96), (96, 288), seed=3)
