@@ -22,7 +22,7 @@ import numpy as np
 
 from ..autodiff.handle import Tensor
 from ..ir.errors import Location, user_location
-from ..ir.evaluate import evaluate
+from ..ir.evaluate import evaluate_eagerly
 from ..ir.graph import Graph, Node, Value
 from ..ir.primitive import Primitive
 from ..ir.types import TensorType
@@ -201,7 +201,7 @@ def _nobody(question: Question) -> list[Array]:
 
 
 class Values:
-    """The values of a traced graph in a call, computed by NumPy when they are asked for."""
+    """The values of a traced graph in a call, computed as eager code does when they are asked for."""
 
     def __init__(self, tracer: Tracer, starts: Sequence[Value], arrays: Sequence[Array]):
         self.tracer = tracer
@@ -214,7 +214,7 @@ class Values:
             self._find_state()
             for node in self._missing(value):
                 arrays = [self._array(v) for v in node.inputs]
-                out = evaluate(node.prim, arrays, node.params)
+                out = evaluate_eagerly(node.prim, arrays, node.params)
                 self.known.update(zip(node.outputs, out if node.prim.multiple else (out,), strict=True))
         return self._array(value)
 

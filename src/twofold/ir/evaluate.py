@@ -32,8 +32,17 @@ def evaluate(p: Primitive, values: list[Any], params: dict[str, Any]) -> Any:
     """Run the NumPy reference on arrays, with results as arrays in row-major order."""
     if not p.checked_by_numpy:
         p.type_rule(*value_types(values), **params)
+    return _evaluate(p.numpy, p, values, params)
+
+
+def evaluate_eagerly(p: Primitive, values: list[Any], params: dict[str, Any]) -> Any:
+    """Run a primitive as eager code does, see Note [Eager evaluation], with results in row-major order."""
+    return _evaluate(p.run or runner(p), p, values, params)
+
+
+def _evaluate(run: Callable[..., Any], p: Primitive, values: list[Any], params: dict[str, Any]) -> Any:
     try:
-        out = p.numpy(*values, **params)
+        out = run(*values, **params)
     except Exception as e:
         raise complaint(p, values, params, e) from e.__cause__
     if out.__class__ is _ndarray and (p.view or out.ndim < 2 or out.flags.c_contiguous):
