@@ -1,6 +1,7 @@
 """Fused composites: eager softmax, norms, losses as programs of their own give the bits of their operations."""
 
 import gc
+import itertools
 import os
 import threading
 import warnings
@@ -497,18 +498,21 @@ def test_forks():
 # --- the programs --------------------------------------------------------------------------------
 
 
-def test_keys_that_take_little_time_are_not_compiled(monkeypatch):
+@pytest.mark.parametrize(("each", "calls"), [(0.25, 33), (0.5, 17), (100.0, 9)])
+def test_keys_that_take_little_time_are_not_compiled(each, calls, monkeypatch):
     monkeypatch.undo()
-    clock = iter(range(100))  # thousandths of a second
-    monkeypatch.setattr(composites, "_clock", lambda: next(clock) / 1000)
+    now = itertools.count()
+    monkeypatch.setattr(composites, "_clock", lambda: next(now) * each)
+    fused = fused_of("softplus")
+    monkeypatch.setattr(composites, "_SECONDS", 8.0)
+    monkeypatch.setattr(fused, "programs", {})
+    monkeypatch.setattr(fused, "spent", {})
     with config.EAGER_COMPOSITES.set(True):
-        programs = fused_of("softplus").programs
-        x, before = floats(3, 11), len(programs)
-        monkeypatch.setattr(composites, "_SECONDS", 0.0055 / (1 + before // 8))
-        warm(F.softplus, x, times=6)  # the first one does not count
-        assert len(programs) == before
+        x = floats(3, 11)
+        warm(F.softplus, x, times=calls - 1)  # the first one does not count
+        assert not fused.programs
         warm(F.softplus, x, times=1)
-        assert len(programs) == before + 1
+        assert len(fused.programs) == 1
 
 
 def test_programs_go_when_there_are_too_many(monkeypatch):

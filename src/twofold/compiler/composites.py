@@ -31,6 +31,7 @@ from ..ir import config
 from ..ir.dtypes import DType, get_default_dtype
 
 _SECONDS = 0.008  # to make a program, if its code is in the cache; see `_due`
+_CALLS = 8  # at least, after the first one
 _AGAIN = 2.0  # more seconds, before it is compiled again when its program had to go
 _PROGRAMS = 2048
 _clock = time.perf_counter
@@ -108,8 +109,8 @@ class Fused:
         before = spent.get(key)
         if before is None and len(spent) > 2 * _PROGRAMS:
             spent.clear()
-        # the first call may have made kernels
-        spent[key] = seconds = 0.0 if before is None else before + _clock() - began
+        # the first call may have made kernels, and one that was interrupted tells little
+        spent[key] = seconds = 0.0 if before is None else before + min(_clock() - began, _SECONDS / _CALLS)
         if seconds >= _due(len(self.programs)):
             _KEPT.compile(self, key, args, kwargs, tensors)
         return result
@@ -174,8 +175,8 @@ class _Kept:
                 fused.spent[key] = -math.inf
                 return
             fused.programs[key] = program
+            self.bytes += nbytes - self.order.pop((fused, key), 0)
             self.order[fused, key] = nbytes
-            self.bytes += nbytes
             self.let_go()
         finally:
             self.lock.release()
