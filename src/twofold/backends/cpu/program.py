@@ -254,6 +254,7 @@ class Program:
         """A run of native steps as the thread team takes it: address and number of phases, once with a phase
         per step and once with one per wave; and what must stay alive."""
         base = self._table.ctypes.data
+        of_workers = {b for own in self._own.values() for b in own}
         single: list[list[int]] = []
         rows: list[list[int]] = []
         chains: list[np.ndarray[Any, Any]] = []
@@ -263,6 +264,8 @@ class Program:
                 own = [[self._address(step), step.chunks, base + 8 * starts[id(step)]] for step in task]
                 single += [[*row, row[1], 1] for row in own]
                 items = getattr(task, "items", 0)
+                if not items and any(not of_workers.isdisjoint(step.buffers) for step in task):
+                    self._hold_all()  # a part of a chain, to be looked at by itself
                 if items and self._code:
                     chains.append(self._description(task, starts))
                     own = [[_team.chain_address(), items, chains[-1].ctypes.data]]
