@@ -1,14 +1,16 @@
 """fold: compute what depends on constants only, now.
 
-The references compute it. Where numbers are rounded they have to give the bits of the kernels, or a value
-would depend on what is known of it: sums, products and transcendental functions of them are not folded.
+It is computed as eager code computes it, which has the bits of the kernels: otherwise a value would depend on
+what is known of it. Where eager code computes with NumPy (without kernels, or complex numbers), only what IEEE 754
+says how to round is folded.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ...ir.evaluate import evaluate
+from ...ir import config
+from ...ir.evaluate import evaluate_eagerly
 from ...ir.graph import Graph, Node, Value
 from ...ir.primitive import PRIMITIVES
 from ...ir.rewrite import Rewriter
@@ -23,6 +25,7 @@ _EXACT = frozenset((
     "pad", "permute", "real", "relu", "reshape", "round", "scatter", "sign", "slice", "sqrt", "stop_gradient",
     "sub", "trunc", "update_as_strided", "update_diagonal", "update_slice", "where",
 ))  # fmt: skip
+_NOT_OF_COMPLEX = frozenset(("abs", "div", "mul", "sign", "sqrt"))  # several operations on their parts
 
 
 def fold(graph: Graph) -> Graph:
@@ -43,9 +46,9 @@ def fold(graph: Graph) -> Graph:
             return True
         if node.prim.multiple or out.type.size > _MOST_ELEMENTS or any(v not in known for v in node.inputs):
             return False
-        if node.prim.name not in _EXACT and any(_is_rounded(v) for v in (out, *node.inputs)):
+        if not _has_known_bits(node):
             return False
-        array = np.array(evaluate(node.prim, [known[v] for v in node.inputs], node.params))
+        array = np.array(evaluate_eagerly(node.prim, [known[v] for v in node.inputs], node.params))
         known[out] = array
         rewriter.values[out] = rewriter.graph.constant(array, out.dtype)
         return True
@@ -53,5 +56,11 @@ def fold(graph: Graph) -> Graph:
     return rewriter.run(visit)
 
 
-def _is_rounded(value: Value) -> bool:
-    return value.dtype.is_floating_point or value.dtype.is_complex
+def _has_known_bits(node: Node) -> bool:
+    """Whether eager code gives the bits that a kernel would."""
+    values = (*node.inputs, *node.outputs)
+    if any(v.dtype.is_complex for v in values):
+        return node.prim.name in _EXACT - _NOT_OF_COMPLEX
+    if config.EAGER_KERNELS.value or node.prim.name in _EXACT:
+        return True
+    return not any(v.dtype.is_floating_point for v in values)
