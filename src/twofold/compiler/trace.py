@@ -25,6 +25,7 @@ from ..autodiff import tape
 from ..autodiff.handle import Settings, Tensor, mode, storage_of, wrap
 from ..backends.reference import interpret
 from ..ir.errors import ShapeError, TraceError, user_location
+from ..ir.evaluate import evaluate_eagerly
 from ..ir.graph import Graph, Value
 from ..ir.primitive import Primitive
 from ..ir.tree import Tree, flatten
@@ -409,7 +410,7 @@ class Trace:
         updates: slots written back, in the order of its outputs.
         num_found: how many inputs, after the gradients, are results of unforeseeable shape.
 
-    Calling it interprets the graph with the reference backend and puts the updates in place.
+    Calling it runs the graph node by node, as eager code runs, and puts the updates in place.
     """
 
     def __init__(
@@ -450,7 +451,7 @@ class Trace:
                     f"input {value.name or ''} was traced as {value.type}, got {TensorType.of(array)}",
                     hint="trace it again for the new type",
                 )
-        outputs = interpret(self.graph, arrays)
+        outputs = interpret(self.graph, arrays, evaluate_eagerly)
         for target, array in zip(self.updates, outputs[self.num_results :], strict=True):
             self.slot(target, tensors).write(array)
         for i, flag in self.flags:

@@ -122,8 +122,12 @@ def value_types(values: Sequence[Any]) -> list[TensorType]:
     ]
 
 
-def evaluate_graph(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
-    """Run `graph` on arrays of its inputs' types. A value is freed after its last use.
+def evaluate_graph(
+    graph: Graph, arrays: Sequence[Array], how: Callable[[Primitive, list[Any], dict[str, Any]], Any] = evaluate
+) -> list[Array]:
+    """Run `graph` on arrays of its inputs' types: by `evaluate` or `evaluate_eagerly`.
+
+    A value is freed after its last use.
 
     Results may share memory with the arguments, the constants and each other. An error inside a
     node names the node and where the user's program made it.
@@ -133,7 +137,7 @@ def evaluate_graph(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
     last = last_uses(graph)
     for node in graph.nodes:
         try:
-            result = evaluate(node.prim, [values[v] for v in node.inputs], node.params)
+            result = how(node.prim, [values[v] for v in node.inputs], node.params)
         except Exception as e:
             raise located(e, graph, node) from e
         if node.prim.multiple:

@@ -1,20 +1,22 @@
-"""interpret: run a graph on arrays with the primitives' NumPy references."""
+"""interpret: run a graph on arrays, node by node, with the primitives' NumPy references or as eager code does."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ...ir.errors import DTypeError, GraphError, ShapeError
-from ...ir.evaluate import Array, evaluate_graph, own
+from ...ir.evaluate import Array, evaluate, evaluate_graph, own
 from ...ir.graph import Graph
 from ...ir.types import TensorType
 
 
-def interpret(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
+def interpret(graph: Graph, arrays: Sequence[Array], how: Callable[..., Any] = evaluate) -> list[Array]:
     """Run `graph` on one array per input; gives one row-major array per output.
 
+    Nodes are run by `how`: `evaluate`, the reference, or `evaluate_eagerly`.
     The arrays given are not written, and results share no memory with them or with each other.
 
     Raises: GraphError, ShapeError or DTypeError for arguments that do not fit; an error inside a
@@ -26,7 +28,7 @@ def interpret(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
     [array([2, 4])]
     """
     _check_arguments(graph, arrays)
-    return own(evaluate_graph(graph, arrays), [*arrays, *graph.constants.values()])
+    return own(evaluate_graph(graph, arrays, how), [*arrays, *graph.constants.values()])
 
 
 def _check_arguments(graph: Graph, arrays: Sequence[Array]) -> None:
