@@ -35,7 +35,7 @@ def test_random_programs(start):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(100_000, 105_000, 250))
+@pytest.mark.parametrize("start", range(100_000, 110_000, 250))
 def test_many_random_programs(start):
     run(range(start, start + 250))
 
