@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -27,8 +26,9 @@ from ..autodiff import tape
 from ..autodiff.composite import Composite, install_programs
 from ..autodiff.handle import Tensor, mode
 from ..backends.cpu import recording
-from ..ir import config
+from ..ir import config, forks
 from ..ir.dtypes import DType, get_default_dtype
+from ..ir.heap import machine_memory
 
 _SECONDS = 0.008  # to make a program, if its code is in the cache; see `_due`
 _CALLS = 8  # at least, after the first one
@@ -153,12 +153,13 @@ class _Kept:
     """All programs of composites, as far as they fit into a part of the machine's memory."""
 
     def __init__(self) -> None:
-        self.limit = _memory() // 8
+        self.limit = machine_memory() // 8
         self.bytes = 0
         self.order: OrderedDict[Any, int] = OrderedDict()
-        self.forked()
+        self.after_fork()
+        forks.tell(self)
 
-    def forked(self) -> None:
+    def after_fork(self) -> None:
         """Have a new lock: in a child, a thread that is not there any more may hold the old one."""
         self.lock = threading.Lock()
 
@@ -190,14 +191,4 @@ class _Kept:
             self.bytes -= size
 
 
-def _memory() -> int:
-    """Bytes of the machine's memory, or a guess."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 8 << 30
-
-
 _KEPT = _Kept()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_KEPT.forked)

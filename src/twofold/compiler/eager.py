@@ -15,7 +15,6 @@ Errors of native operations are explained by the reference, which is run for tha
 from __future__ import annotations
 
 import importlib
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import config
+from ..ir import config, forks
 from ..ir.errors import TwofoldError
 from ..ir.evaluate import runner, value_types
+from ..ir.heap import machine_memory
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import TensorType
 from . import eager_maps, eager_reductions
@@ -122,12 +122,13 @@ class _Kept:
     """The programs that were used last, with the memory that they hold between calls."""
 
     def __init__(self) -> None:
-        self.limit = _memory() // 8
+        self.limit = machine_memory() // 8
         self.bytes = 0
         self.order: OrderedDict[Any, tuple[dict[Any, Any], int]] = OrderedDict()
-        self.forked()
+        self.after_fork()
+        forks.tell(self)
 
-    def forked(self) -> None:
+    def after_fork(self) -> None:
         """Have a new lock: in a child, a thread that is not there any more may hold the old one."""
         self.lock = threading.Lock()
 
@@ -146,17 +147,7 @@ class _Kept:
                 self.bytes -= size
 
 
-def _memory() -> int:
-    """Bytes of the machine's memory, or a guess."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 8 << 30
-
-
 _KEPT = _Kept()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_KEPT.forked)
 
 
 _ndarray = np.ndarray

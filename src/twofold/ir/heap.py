@@ -8,6 +8,7 @@ the heap, and the heap keeps some free memory at its end. Elsewhere (musl, macOS
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers in <malloc.h>
@@ -34,3 +35,11 @@ def give_back() -> bool:
         return bool(ctypes.CDLL(None).malloc_trim(0))
     except (AttributeError, OSError):
         return False
+
+
+def machine_memory() -> int:
+    """Bytes of the machine's memory, or a guess."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 8 << 30
