@@ -27,8 +27,6 @@ from .trace import Slot, Trace
 Array = np.ndarray[Any, Any]
 
 _SHAPE: Shape = (2, 2, 2)  # stands for any
-_LITTLE = 1 << 14  # elements that are computed under the interpreter's lock
-_CHUNK = 1 << 13
 
 
 def update_of(fn: Callable[..., None], dtypes: Sequence[DType], is_number: Sequence[bool]) -> Update | None:
@@ -122,7 +120,9 @@ class Update:
 
     def _load(self, kernels: Any, parts: Any) -> None:
         target: Any = importlib.import_module("..backends.cpu.target", __package__)
+        maps: Any = importlib.import_module("..backends.cpu.maps", __package__)
         self._open: Any = importlib.import_module("..backends.cpu.open", __package__)
+        self._little, self._chunk = maps.LITTLE, kernels.CHUNK
         host = target.host()
         kernel = kernels.UpdateKernel(*parts, host.lanes(4))
         self._loaded = self._open.Loaded(kernels.kernel_module(kernel, host.half))
@@ -143,7 +143,7 @@ class Update:
         order, run = self._order, self._entry
         for arrays in items:
             given = [arrays[i] for i in order]
-            if run is not None and given[0].size <= _LITTLE:
+            if run is not None and given[0].size <= self._little:
                 run(*given, *numbers)
             else:
                 self._run_large([*given, *numbers], given[0].size)
@@ -156,4 +156,4 @@ class Update:
         with self._open.take() as call:
             words = (*[a.ctypes.data for a in arrays], length)
             call.words[2 : 2 + len(words)] = words
-            call.run((self._code, -(-length // _CHUNK)))
+            call.run((self._code, -(-length // self._chunk)))
