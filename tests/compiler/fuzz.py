@@ -57,6 +57,9 @@ def check(source: Source, calls: int = 2) -> bool:
         if expected is None or not all(np.all(np.isfinite(_wide(a))) for out in expected for a in out):
             return False
         run = Run(source)
+        run.call(run.step)
+        reaches_back = any(t.requires_grad for t in (*run.buffers, *run.args))  # histories, beyond a call
+        run = Run(source)
         traced = tw.trace(run.step, *run.args)
         tw.manual_seed(source.seed)
         with _noise(None, 0):  # by the reference
@@ -76,7 +79,9 @@ def check(source: Source, calls: int = 2) -> bool:
                 raise Mismatch("it was not compiled: " + step.explain())
             if not had_history and len(step.reasons) > 1:
                 raise Mismatch("it was compiled twice: " + step.explain())
-            _same_bits(expected, got)
+            _same_bits(expected[:1], got[:1])
+            if not reaches_back:  # programs cut off what does
+                _same_bits(expected, got)
             if had_history:  # the tensors can't become what they were
                 run = Run(source)
                 step = tw.compile(run.step)

@@ -188,7 +188,7 @@ class ViewNode(Node):
             g = p.rules[0].fn(g, kinds.pop(), kinds[-1], **params)
         p, params = steps[0]
         if p.name == "slice" and params["step"].count(1) == g.ndim and 0 not in g.shape:
-            return [Patch(g, params["start"], kinds[0])]
+            return [g if g.shape == kinds[0].shape else Patch(g, params["start"], kinds[0])]
         return [p.rules[0].fn(g, kinds[1], kinds[0], **params)]
 
 
