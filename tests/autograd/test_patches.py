@@ -101,3 +101,21 @@ def test_a_long_loop_over_time_stays_linear(monkeypatch):
     tw.autograd.backward(parts, [tw.ones(3)] * 200)
     np.testing.assert_array_equal(x.grad.numpy()[:, 0], np.arange(200))
     assert sum(moved) < 5 * x.numel()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        lambda x: (x * x * 0.05).sum() + (x[:, :] * 0.3 + x[:, :] * 0.1).sum(),
+        lambda x: (x * x).sum() + sum((x[i] * (0.1 + i)).sum() for i in range(4)) + (x * 0.7).sum(),
+        lambda x: (x.sin() * 0.3).sum() + sum((x[:, i : i + 3] * (0.1 + i)).sum() for i in range(4)),
+    ],
+)
+def test_the_order_of_additions_is_that_of_compiled_code(parts):
+    values = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    grads = []
+    for how in (lambda f: f, tw.compile):
+        x = tw.from_numpy(values.copy()).requires_grad_()
+        how(lambda x=x: parts(x).backward())()
+        grads.append(x.grad.numpy())
+    np.testing.assert_array_equal(*grads)
