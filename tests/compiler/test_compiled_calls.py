@@ -243,3 +243,14 @@ def test_results_of_one_call_survive_the_next():
     first = compiled(tw.ones(3))
     compiled(tw.full((3,), 9.0))
     assert [r.tolist() for r in first] == [[2.0] * 3, [2.0] * 2, 3.0]
+
+
+def test_a_sum_of_a_value_that_is_the_same_along_the_row():
+    def step(p, s):
+        s.copy_(p)
+        total = (tw.nn.functional.elu(s.sum((0,))).abs() + 0.5).rsqrt().sum()
+        return tw.autograd.grad(total, p)[0]
+
+    s = [tw.zeros(2), tw.zeros(2)]
+    p = tw.tensor(0.3, requires_grad=True)
+    assert tw.compile(step)(p, s[0].clone()).item() == step(p, s[1].clone()).item()

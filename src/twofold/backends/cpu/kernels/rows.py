@@ -342,7 +342,7 @@ class _Row:
         leaves: dict[Value, None] = {}
         needed = k._needed(wanted, p)
         for value in [*wanted, *needed]:
-            if value not in k.inside:
+            if value not in k.inside or k._is_row(value):
                 leaves[value] = None
             elif value in needed and not self._read_back(value, p):
                 for v in k.inside[value].inputs:
