@@ -1,10 +1,8 @@
 """Eager element-wise operations: the bits of compiled programs at every size, and no code for new shapes."""
 
-import sys
-import threading
-
 import numpy as np
 import pytest
+from turns import on_threads
 
 import twofold as tw
 from twofold.backends.cpu import jit, maps, registers
@@ -202,16 +200,7 @@ def test_threads_of_python_do_not_disturb_each_other():
             if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(got, want[i], strict=True)):
                 wrong.append(i)
 
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        threads = [threading.Thread(target=work, args=(i % 4,)) for i in range(8)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-    finally:
-        sys.setswitchinterval(before)
+    on_threads(lambda i: work(i % 4))
     assert not wrong
 
 

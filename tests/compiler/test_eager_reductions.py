@@ -1,12 +1,11 @@
 """Eager sums, products and extremes: the bits of compiled programs for every shape, and no code for new shapes."""
 
 import itertools
-import sys
-import threading
 
 import numpy as np
 import pytest
 from test_eager_maps import FLOATING, compiled, numbers, same
+from turns import on_threads
 
 import twofold as tw
 from twofold.backends.cpu import jit, reductions
@@ -131,16 +130,7 @@ def test_threads_of_python_do_not_disturb_each_other():
         got = [RUN["sum"](inputs[i], dims=(0,), keepdim=False) for _ in range(50)]
         wrong.extend(y for y in got if not np.array_equal(y, want[i]))
 
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        threads = [threading.Thread(target=work, args=(i % 4,)) for i in range(8)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-    finally:
-        sys.setswitchinterval(before)
+    on_threads(lambda i: work(i % 4))
     assert not wrong
 
 

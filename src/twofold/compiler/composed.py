@@ -216,6 +216,10 @@ class _Composed:
                 return t
             return finish(outputs, tensors)
 
+        return self._with_changes(call)
+
+    def _with_changes(self, call: Call) -> Call:
+        """A call that looks after the arguments which it changes."""
         if not self.written:
             return call
 
@@ -337,16 +341,7 @@ class _Recorded(_Composed):
                 made = [out if k == root else wrap(outputs[k]) for k in range(count)]
             return out if gives_one else self.traced.rebuild(made, tensors)
 
-        if not self.written:
-            return call
-
-        def changing(arrays: list[Any], tensors: list[Tensor]) -> Any:
-            self.require_writable(arrays)
-            out = call(arrays, tensors)
-            self.note_changes(tensors)
-            return out
-
-        return changing
+        return self._with_changes(call)
 
 
 def _reordered(graph: Graph, order: Sequence[int]) -> Graph:
