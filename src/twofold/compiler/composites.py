@@ -8,7 +8,7 @@ bits (docs/design/0003), so it does not matter which calls those were. Errors ar
 operations: a program that finds one has changed nothing.
 
 Note [Two sizes of programs]
-Programs whose kernels are one chunk each are launched by one native call, under the lock of the interpreter (see
+Programs with little to do are launched by one native call, under the lock of the interpreter (see
 backends/cpu/launch.py). Others run as compiled functions do.
 """
 

@@ -1,7 +1,7 @@
 """Launches of small programs: one native function that Python calls with the arrays of a call.
 
 `Program.__call__` puts addresses into the program's table one by one, in Python, and goes through the thread
-team. Where every kernel is one chunk there is nothing to share out, and that would be most of a call's time.
+team. Where there is little to do there is nothing to share out, and that would be most of a call's time.
 The function here reads the addresses out of the arrays' objects and runs the phases, under the lock of the
 interpreter: see Note [Two ways to run] in open.py.
 """
@@ -9,15 +9,18 @@ interpreter: see Note [Two ways to run] in open.py.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from . import team as _team
+from .cost import flops_of
 from .jit import Library, compile_text
 from .open import HAS_ENTRIES, KEEP, method, name_references
 from .program import Program
+from .step import Step
 from .target import host
 
 Array = np.ndarray[Any, Any]
@@ -25,6 +28,8 @@ Array = np.ndarray[Any, Any]
 _HEADER = object.__basicsize__
 _FLAGS = _HEADER + 48  # of an array's object: see PyArrayObject in NumPy's ndarraytypes.h
 _CONTIGUOUS, _ALIGNED, _WRITEABLE = 0x1, 0x100, 0x400
+# What is done under the interpreter's lock, besides kernels of one chunk: some 20 us on one thread.
+_LITTLE_BYTES, _LITTLE_WORK = 1 << 17, 1 << 20
 
 # `own` is an array of words: the table of phases, their number, the address of the number that stops them,
 # the code that runs them, the number of arrays; then for each array the flags it must have, the number of
@@ -130,6 +135,14 @@ def _loaded() -> Library:
     return _library
 
 
+def _is_little(steps: list[Step]) -> bool:
+    """Whether kernels do so little that sharing it out would cost more, whatever their chunks are."""
+    nbytes = sum(b.nbytes for step in steps for b in set(step.buffers))
+    nodes = {node for step in steps for node in step.nodes}
+    work = sum(flops_of(n) + 4 * n.outputs[0].type.size * math.prod(n.params.get("kernel", ())) for n in nodes)
+    return nbytes <= _LITTLE_BYTES and work <= _LITTLE_WORK
+
+
 class Launch:
     """A small program that is called with the arrays of its inputs, then those of its outputs.
 
@@ -173,7 +186,7 @@ class Launch:
             and program._parts[0].__class__ is tuple
             and program._once is None
             and not program._late
-            and all(step.chunks == 1 for step in program.steps)
+            and (all(step.chunks == 1 for step in program.steps) or _is_little(program.steps))
             and len(program._inputs) + len(program._results) > 0
         )
 
