@@ -73,7 +73,7 @@ class _Products:
             known = self._loaded.get(dtype)
             if known is None:
                 native = importlib.import_module("..backends.cpu.products", __package__)
-                made = native.Products(_DTYPES[dtype])
+                made = native.products_of(_DTYPES[dtype])
                 known = self._loaded[dtype] = made.little, native.LITTLE, made.most_k, made.into
             return known
 

@@ -35,6 +35,7 @@ class Products:
     Attributes:
         little: (a, b, result) -> result, of two dimensions, with at most `LITTLE` multiply-adds.
         most_k: what K may be there.
+        tiles: the address of the function that other kernels call, see `call_tiles` in kernels/product.py.
     """
 
     def __init__(self, dtype: DType, target: Target | None = None):
@@ -44,6 +45,7 @@ class Products:
         kernels.emit(module)
         self._code = _open.Loaded(module, target)
         self._at = {name: self._code.address(name) for name in ("pack", "multiply", "items", "columns")}
+        self.tiles = self._code.address("tiles")
         floats = _SCRATCH // kernels.held_size
         # the panels of a tile take half of the scratch memory
         self.most_k = floats // (2 * SPAN * kernels.width) - kernels.lanes
@@ -198,6 +200,15 @@ class Products:
             words[Word.SCRATCH], words[Word.SCRATCH_ROW] = call.memory(row * call.threads), row
             call.words[: len(words)] = words
             call.run((code, chunks))
+
+
+_known: dict[str, Products] = {}
+
+
+def products_of(dtype: DType) -> Products:
+    """The products of a dtype on this processor, loaded once."""
+    known = _known.get(dtype.name)
+    return known or _known.setdefault(dtype.name, Products(dtype))  # the first stays: another thread may have it
 
 
 def _offsets(x: Array, batch: tuple[int, ...]) -> Array:

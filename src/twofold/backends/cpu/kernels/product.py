@@ -25,7 +25,7 @@ from typing import Any
 from ....ir.dtypes import DType
 from .. import open as _open
 from .. import registers
-from ..emit import Function, Module, Val, vector
+from ..emit import Function, Module, Number, Val, vector
 from ..target import Target
 from .access import load, store
 from .packing import first_lanes, load_masked, packer, store_masked, transposed, transposer
@@ -99,7 +99,7 @@ class ProductKernels:
         self.goes_on = self.can_read_b  # whether sums can be taken up again from what is in C
 
     def emit(self, module: Module) -> None:
-        """Write "pack", "multiply", "items", "columns", and the entries "product" and "products"."""
+        """Write "pack", "multiply", "items", "columns", "tiles", and the entries "product" and "products"."""
         self.pack_tile = packer(module, self.dtype, self.lanes, self.slots // self.lanes)
         self.pack_panel = packer(module, self.dtype, self.lanes, 2)
         self._emit_strip(module)
@@ -149,7 +149,7 @@ class ProductKernels:
             return [f.at(b, bk), *masks, *[f.at(p, ak) for p in threes], *acc]
 
         def begin(r: int, v: int) -> Val:
-            if not self.goes_on:
+            if not (self.goes_on or (is_full and not self.widens)):
                 return f.const(0, ty)
             at = f.at(before, f.add(f.mul(before_step, r), v * step))
             return f.load(ty, at, self.held_size) if is_full else load_masked(f, at, self.dtype, lanes, masks[v])
@@ -211,6 +211,15 @@ class ProductKernels:
             return [below, f.at(c, f.mul(height, cm))]
 
         f.loop(first, last, one, [a, c])
+        f.ret()
+        f.finish()
+        self._export(module, signature)
+
+    @staticmethod
+    def _export(module: Module, signature: Sequence[tuple[str, str]]) -> None:
+        """The strip as "tiles", which other modules call by its address: see `call_tiles`."""
+        f = Function(module, "tiles", signature)
+        f.call("strip", f.args)
         f.ret()
         f.finish()
 
@@ -526,6 +535,17 @@ class ProductKernels:
         f.loop(first, last, one)
         f.ret()
         f.finish()
+
+
+def call_tiles(
+    f: Function, tiles: Val, words: Val, a: Val, b: Val, c: Val, first: Number, last: Number, count: Number
+) -> None:
+    """Call the tiles of another module (`Products.tiles`) from `first` to `last`, for a panel of `count` columns.
+
+    The words are those of the product that `Word` names in `_emit_strip`.
+    """
+    args = ", ".join(map(str, (words, a, b, c, f.int(first), f.int(last), f.int(count))))
+    f.emit(f"call void {tiles.ref}({args})")
 
 
 def _words(f: Function, words: Val, *wanted: int) -> list[Val]:
