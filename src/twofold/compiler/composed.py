@@ -146,6 +146,7 @@ def _start_again(launch: Launch, arrays: list[Any], outs: list[Any]) -> None:
 def _large(program: Program) -> Callable[[list[Any]], list[Any]]:
     """A program that the thread team runs."""
     updates = program.updates
+    program.borrow()
 
     def run(arrays: list[Any]) -> list[Any]:
         try:
@@ -161,7 +162,7 @@ def _large(program: Program) -> Callable[[list[Any]], list[Any]]:
 
 def _nbytes(program: Program) -> int:
     """Memory that a program keeps between calls."""
-    return program.arena_bytes + program.kept_bytes + (1 << 14)
+    return program.held_bytes + (1 << 14)
 
 
 class _Composed:

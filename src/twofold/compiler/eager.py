@@ -94,7 +94,7 @@ class _Native:
         except TwofoldError:  # an index out of bounds: the reference says so in words without a graph
             return self._reference(*values, **params)
         finally:
-            native.forget()
+            native.forget(results=True)
         return tuple(out) if self.p.multiple else out[0]
 
     def _find(self, key: Any, values: tuple[Any, ...], params: dict[str, Any]) -> Any:
@@ -114,7 +114,8 @@ class _Native:
         self._largest[key] = max(self._largest.get(key, 0), *[t.shape[0] for t in types[:1] if t.shape], 0)
         if any(step.kind == "numpy" for step in program.steps):
             return None
-        nbytes = _PROGRAM + program.arena_bytes + sum(v.type.size * v.dtype.itemsize for v in program.graph.outputs)
+        program.borrow()
+        nbytes = _PROGRAM + program.held_bytes + sum(v.type.size * v.dtype.itemsize for v in program.graph.outputs)
         return program, [t.dtype.numpy for t in types], nbytes
 
 

@@ -186,6 +186,7 @@ class Program:
         self._arrays: list[np.ndarray[Any, Any] | None] = []  # flat, by number of the buffer
         addresses = [self._scratch.ctypes.data, self._scratch_row]
         of_workers = {b for own in self._own.values() for b in own}
+        temporaries: list[Buffer] = []
         for b in self.buffers:
             array: np.ndarray[Any, Any] | None = None
             address = 0
@@ -196,6 +197,8 @@ class Program:
                 memory = self._arena if b.kind == "temp" else self._kept
                 array = memory[b.offset : b.offset + b.nbytes].view(b.dtype.numpy)
                 address = memory.ctypes.data + b.offset
+                if b.kind == "temp":
+                    temporaries.append(b)
             elif not b.size:
                 array = np.empty(0, b.dtype.numpy)  # no step makes what holds nothing
             self._arrays.append(array)
@@ -225,6 +228,8 @@ class Program:
             self._results.append((value.shape, value.dtype.numpy, own))
         self._late = [(i, v) for i, v in enumerate(self.graph.outputs) if i not in self.direct]
         self._looked = self._looked_at()
+        self._temporaries = [(b.number, b.offset, places.get(b.number, [])) for b in temporaries]
+        self._borrowed: int | None = None  # where the memory for temporaries was in the last call, if it changes
         self._fixed: Any = None
         self._outputs: list[Any] = [None] * len(self._results)  # of the last call
         numbers = [own[0] if own else 0 for _, _, own in self._results]
@@ -324,6 +329,32 @@ class Program:
         with self._lock:
             return self._run(arrays, fixed)
 
+    def borrow(self) -> None:
+        """Have memory for temporaries during calls only, as eager code wants it, which has many programs."""
+        if self.arena_bytes and self._borrowed is None:
+            numbers = [number for number, _, _ in self._temporaries]
+            if self._looked.isdisjoint(numbers):
+                for number in numbers:
+                    self._arrays[number - 2] = None
+                self._arena = _aligned(0)
+                self._borrowed = 0
+
+    def _borrow(self) -> np.ndarray[Any, Any]:
+        """Memory for the temporaries of one call."""
+        memory = _aligned(self.arena_bytes)
+        address = memory.ctypes.data
+        if address != self._borrowed:
+            for _, offset, places in self._temporaries:
+                for place in places:
+                    self._slots[place] = address + offset
+            self._borrowed = address
+        return memory
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory for values that it has between calls."""
+        return self.kept_bytes + (self.arena_bytes if self._borrowed is None else 0)
+
     def refresh(self) -> None:
         """The elements of an input that stood still have changed."""
         self._stale = True
@@ -390,6 +421,7 @@ class Program:
                 if number in self._looked:
                     self._arrays[number - 2] = out.reshape(-1)
             outputs.append(out)
+        memory = None if self._borrowed is None else self._borrow()  # noqa: F841  # until this returns
         team = _team.team()
         if recording.listener is not None:
             self._run_recorded(team, recording.listener)
