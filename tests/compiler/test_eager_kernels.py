@@ -11,7 +11,6 @@ from twofold.ir.evaluate import evaluate
 from twofold.ir.primitive import PRIMITIVES
 
 N = 40_000
-IMAGES = (4, 3, 40, 40)
 
 
 def numbers(shape, low=-0.9, high=0.9, dtype=np.float32):
@@ -19,8 +18,6 @@ def numbers(shape, low=-0.9, high=0.9, dtype=np.float32):
 
 
 POOL = {"kernel": (3, 2), "stride": (2, 2), "padding": ((1, 1), (0, 0)), "dilation": (1, 1)}
-CONV = {"stride": (2, 1), "padding": ((1, 1), (0, 2)), "dilation": (1, 1), "groups": 1}
-GROWN = numbers((4, 16, 20, 40))  # of CONV's size
 PLACES = np.random.default_rng(1).integers(0, 300, (200, 50))
 
 BELOW_EDGE = {**POOL, "kernel": (2, 2), "padding": ((0, 0), (0, 0)), "input_size": (80, 80)}
@@ -29,9 +26,6 @@ CASES = {
     "max_pool": ((numbers((4, 8, 40, 40)),), POOL),
     "sum_pool": ((numbers((4, 8, 40, 40)),), POOL),
     "sum_pool_grad": ((numbers((4, 8, 40, 40)),), BELOW_EDGE),
-    "conv": ((numbers(IMAGES), numbers((16, 3, 3, 3))), CONV),
-    "conv_input_grad": ((GROWN, numbers((16, 3, 3, 3))), {**CONV, "input_size": (40, 40)}),
-    "conv_weight_grad": ((numbers(IMAGES), GROWN), {**CONV, "kernel_size": (3, 3)}),
 }  # fmt: skip
 
 

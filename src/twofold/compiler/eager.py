@@ -28,7 +28,7 @@ from ..ir.evaluate import runner, value_types
 from ..ir.heap import machine_memory
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import TensorType
-from . import eager_maps, eager_reductions
+from . import eager_convolutions, eager_maps, eager_reductions
 from .eager_products import run_natively
 
 Array = np.ndarray[Any, Any]
@@ -37,8 +37,7 @@ _ELEMENTS = 1 << 15  # of the largest array: fewer take NumPy less time than a p
 _PROGRAM = 1 << 16  # bytes, about, of a program besides its memory for values
 _LARGE = frozenset(("scatter_add",))
 _HEAVY = frozenset((
-    "conv", "conv_input_grad", "conv_weight_grad", "max_pool", "sum_pool", "sum_pool_grad", "lstm", "lstm_grad",
-    "gru", "gru_grad", "rnn", "rnn_grad",
+    "max_pool", "sum_pool", "sum_pool_grad", "lstm", "lstm_grad", "gru", "gru_grad", "rnn", "rnn_grad",
 ))  # fmt: skip
 
 
@@ -49,6 +48,7 @@ def install() -> None:
             p = PRIMITIVES[name]
             p.run = _Native(p).run
         run_natively(PRIMITIVES["matmul"])
+        eager_convolutions.run_natively(lambda p: _Native(p, always=True).run)
         eager_maps.run_natively()
         eager_reductions.run_natively()
 
@@ -56,9 +56,9 @@ def install() -> None:
 class _Native:
     """How eager code evaluates one primitive: on kernels where that is worth it."""
 
-    def __init__(self, p: Primitive):
+    def __init__(self, p: Primitive, always: bool = False):
         self.p = p
-        self._least = 1 if p.name in _HEAVY else _ELEMENTS
+        self._least = 1 if always or p.name in _HEAVY else _ELEMENTS
         self._reference = runner(p)
         self._programs: dict[Any, Any] = {}
         self._largest: dict[Any, int] = {}  # number of items, by everything else
