@@ -7,7 +7,7 @@ from twins import check
 
 import twofold as tw
 from twofold import nn
-from twofold.compiler import tree as trees
+from twofold.compiler.tree import Tree
 
 RNG = np.random.default_rng(7)
 
@@ -18,7 +18,7 @@ def t(*values, **kwargs):
 
 def tree_of(compiled):
     """The only tree of a compiled function."""
-    (tree,) = [s for known in compiled.specializations.values() for _, s in known if isinstance(s, trees.Tree)]
+    (tree,) = [s for known in compiled.specializations.values() for _, s in known if isinstance(s, Tree)]
     return tree
 
 

@@ -8,8 +8,7 @@ from asking import RNG, plain, run, t, training, tree_of
 
 import twofold as tw
 import twofold.nn.functional as F
-from twofold.compiler import leading
-from twofold.compiler import tree as trees
+from twofold.compiler import leading, ways
 
 TRACE_SECONDS = leading.TRACE_SECONDS
 
@@ -111,7 +110,7 @@ def test_scaling_the_loss_or_skipping_the_step():
 
 
 def test_many_integers_let_python_lead(monkeypatch):
-    monkeypatch.setattr(trees, "MAX_ANSWERS", 3)
+    monkeypatch.setattr(ways, "MAX_ANSWERS", 3)
 
     def f(x, n):
         return x * n.item() + 1
@@ -125,7 +124,7 @@ def test_too_many_ways_are_gone_eagerly():
 
     compiled = tw.compile(f)
     with pytest.warns(tw.TwofoldWarning, match=r"return the tensor and ask for its number outside") as seen:
-        for n in range(2 * trees.MAX_WAYS):
+        for n in range(2 * ways.MAX_WAYS):
             assert compiled(t(n)).item() == n
     assert len(seen) == 1 and tree_of(compiled).refused
 

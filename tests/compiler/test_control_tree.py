@@ -13,7 +13,7 @@ from twins import check
 import twofold as tw
 import twofold.nn.functional as F
 from twofold import nn
-from twofold.compiler import tree as trees
+from twofold.compiler import growth, ways
 from twofold.ir.errors import TraceError
 
 # --- branches ----------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_learning_until_it_is_good_enough():
 
 
 def test_too_many_questions_are_asked_eagerly(monkeypatch):
-    monkeypatch.setattr(trees, "MAX_QUESTIONS", 5)
+    monkeypatch.setattr(growth, "MAX_QUESTIONS", 5)
     state = tw.zeros(1)
 
     @tw.compile
@@ -499,12 +499,12 @@ def test_gradients_through_masks():
 def test_too_many_shapes_are_made_eagerly():
     compiled = tw.compile(lambda x: x[x > 0] * 2)
     with pytest.warns(tw.TwofoldWarning, match=r"where\(mask, x, 0\)") as seen:
-        for n in range(2 * trees.MAX_ANSWERS + 20):
+        for n in range(2 * ways.MAX_ANSWERS + 20):
             x = tw.arange(60.0) - n
             assert compiled(x).tolist() == [2.0 * i for i in range(1, 60 - n)]
     assert len(seen) == 1
     tree = tree_of(compiled)
-    assert tree.num_programs <= trees.MAX_ANSWERS + 2
+    assert tree.num_programs <= ways.MAX_ANSWERS + 2
 
 
 # --- Python around it ---------------------------------------------------------------------------------

@@ -20,12 +20,14 @@ from ..ir.dtypes import get_default_dtype
 from ..ir.errors import TraceError, TwofoldWarning, user_location
 from ..ir.tree import flatten
 from .arguments import context, described, signature, unseen
+from .growth import Again, Growth
 from .inspect import explain
 from .pipeline import PASSES, optimize
 from .run import trace_call
 from .specialize import Specialization, specialize
 from .trace import Slot
-from .tree import EAGER, Again, Always, Growth, Tree
+from .tree import Tree
+from .ways import EAGER, Always
 
 _MANY_RETRACES = 8
 # Programs that are kept; the one that was used longest ago goes first. Where every call is another, as
