@@ -129,3 +129,24 @@ def test_training(make, shape):
     assert losses[0] == losses[1]
     for (name, a), b in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
         assert_same_bits(a.numpy(), b.numpy(), name)
+
+
+@pytest.mark.parametrize("dtype", [tw.float32, tw.float64, tw.float16, tw.bfloat16, tw.int32])
+def test_powers(dtype):
+    """However an exponent arrives: as a number, as a tensor of one or many, as a constant of a program."""
+    x = tw.randn(700) * 10.0 ** tw.randint(-3, 4, (700,))
+    special = tw.tensor([0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38, np.inf, -np.inf, np.nan, 1.0, -1.0])
+    x = tw.cat([x, special]).to(dtype) if dtype.is_floating_point else tw.randint(-90, 90, (700,)).to(dtype)
+    power = PRIMITIVES["pow"]  # the operator takes 3 for two products in every dtype, and -1 for a division
+    for n in (-1, 0, 1, 2, 3, 4, 5, 2.5, -2) if dtype.is_floating_point else (0, 1, 2, 3, 4, 5):
+        want, one = power(x, n).numpy(), tw.tensor(n, dtype=dtype)
+        ways = {
+            "one": power(x, one),
+            "many": power(x, tw.full(x.shape, n, dtype=dtype)),
+            "mixed": power(x[:, None], tw.tensor([7, n], dtype=dtype))[:, 1],
+            "number, compiled": tw.compile(lambda x, n=n: power(x, n))(x),
+            "argument, compiled": tw.compile(power)(x, one),
+            "constant, compiled": tw.compile(lambda x, n=n: power(x, tw.tensor(n, dtype=dtype)))(x),
+        }
+        for way, got in ways.items():
+            assert_same_bits(got.numpy(), want, f"{dtype.name} to the power {n}: {way}")

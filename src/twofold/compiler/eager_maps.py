@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.dtypes import FLOATS, FROM_NUMPY, HALVES, DType, bfloat16, float16, float64
+from ..ir.dtypes import FLOATS, FROM_NUMPY, DType, bfloat16, float16, float64
 from ..ir.evaluate import runner
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..primitives._rules import as_operand
+from ..primitives.binary import product_powers
 
 Array = np.ndarray[Any, Any]
 
@@ -160,15 +161,13 @@ class Maps:
         return self._reference(x, dtype=dtype)
 
     def _power(self, other: Callable[..., Any]) -> Callable[..., Any]:
-        """As passes/powers.py has it: some exponents that are known are products."""
+        """Powers that are products without the kernel that would make them, see passes/powers.py."""
         maps, entries = self._maps, self._entries
 
         def run(x: Any, y: Any) -> Any:
-            if x.__class__ is _ndarray and y.__class__ in (int, float) and y in (-1, 1, 2, 3, 4):
+            if x.__class__ is _ndarray and y.__class__ in (int, float) and y in (1, 2, 3, 4):
                 dtype = FROM_NUMPY.get(x.dtype)
-                if dtype in FLOATS and y <= (2 if dtype in HALVES else 4):
-                    if y < 0:
-                        return _run("div", 1.0, x)
+                if dtype in FLOATS and y in product_powers(dtype):
                     if y == 1:
                         return x.copy()
                     square = _run("mul", x, x)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.dtypes import BOOL, COMPLEX, EVERY, FLOATS, NUMBERS, REALS, DType
+from ..ir.dtypes import BOOL, COMPLEX, EVERY, FLOATS, HALVES, NUMBERS, REALS, DType
 from ..ir.errors import DivisionByZeroError, TwofoldError
 from ..ir.primitive import PRIMITIVES, ErrorSample, Primitive, Sample
 from ._rules import binary_errors, binary_rule, binary_samples, draw, strict, unbroadcast
@@ -171,6 +171,14 @@ def _pow(x: Any, y: Any) -> Any:
     if (y if hasattr(y, "dtype") else x).dtype.kind == "i" and np.any(np.less(y, 0)):
         raise operand_error("pow")
     return _power(x, y)
+
+
+def product_powers(dtype: DType) -> tuple[int, ...]:
+    """The exponents with which kernels take a power for a product: x, x x, (x x) x and (x x) (x x).
+
+    float16 and bfloat16 would round in between, and so have two.
+    """
+    return (1, 2) if dtype in HALVES else (1, 2, 3, 4)
 
 
 def _pow_base(g: Any, _y: Any, a: Any, b: Any) -> Any:

@@ -3,6 +3,11 @@
 Every rule takes and gives whole vectors. float16 and bfloat16 are held as float32 and rounded
 after every primitive, so that fusing kernels changes no bit. bool is a vector of i1, in memory a
 byte. There is no fast-math and no contraction across primitives.
+
+Note [Powers that are products]
+A floating number to the power 1, 2, 3 or 4 is x, x x, (x x) x or (x x) (x x), however the exponent arrives:
+as a number known when code is made (passes/powers.py), as a Python number, or in a tensor. So what is known of
+an exponent changes no bit. float16 and bfloat16, which would round in between, have exponents up to 2.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...ir.dtypes import DType
+from ...primitives.binary import product_powers
 from .emit import Function, Val, element, vector
 from .vspecial import MATH, polygamma_rule
 
@@ -259,7 +265,7 @@ def _floor_divide(o: _Op, a: Val, b: Val) -> Val:
 def _power(o: _Op, a: Val, b: Val) -> Val:
     """Of integers by squares, as many as the largest exponent needs; a negative one is taken as unsigned."""
     if o.kind == "float":
-        return MATH["pow"](o.f, a, b)
+        return _float_power(o, a, b)
     f, (bits, lanes) = o.f, element(b.ty)
     every = b
     if lanes > 1:
@@ -277,6 +283,21 @@ def _power(o: _Op, a: Val, b: Val) -> Val:
         return [power, f.op("mul", base, base), f.op("lshr", rest, one)]
 
     return f.loop(0, f.sub(int(bits[1:]), zeros), square, [one, a, b])[0]
+
+
+def _float_power(o: _Op, a: Val, b: Val) -> Val:
+    """See Note [Powers that are products]. No branches: constants would be loaded again after each."""
+    f, ty = o.f, a.ty
+    power, square = MATH["pow"](f, a, b), f.op("fmul", a, a)
+    products = {
+        1: lambda: a,
+        2: lambda: square,
+        3: lambda: f.op("fmul", square, a),
+        4: lambda: f.op("fmul", square, square),
+    }
+    for n in product_powers(o.out):
+        power = f.select(f.fcmp("oeq", b, f.const(n, ty)), products[n](), power)
+    return power
 
 
 def _bits_of(o: _Op, a: Val, dtype: DType) -> Val:

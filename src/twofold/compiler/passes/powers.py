@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from ...ir.dtypes import HALVES
 from ...ir.graph import Node, Value
 from ...ir.primitive import PRIMITIVES
 from ...ir.rewrite import Rewriter
-
-_MOST = 4
+from ...primitives.binary import product_powers
 
 
 def power(r: Rewriter, node: Node) -> bool:
-    """Replace `pow(x, n)` for n in -1, 1, 2, 3, 4; True if it did.
+    """Replace `pow(x, n)` for n in 1, 2, 3, 4; True if it did.
 
-    The results are those of pow up to two units in the last place, for -1, 1 and 2 exactly;
-    float16 and bfloat16, which would round in between, keep exponents above 2.
+    It changes no bit: see Note [Powers that are products] in backends/cpu/registers.py.
     """
     source, out = node.inputs[0], node.outputs[0]
     exponent = _constant(r, node.inputs[1])
     if exponent is None or source.shape != out.shape or out.dtype.is_complex:
         return False
-    if exponent == -1 and out.dtype.is_floating_point:
-        one = r.graph.constant(1, out.dtype)
-        r.values[out] = r.add(PRIMITIVES["div"], [one, r[source]])
-        return True
-    most = 2 if out.dtype in HALVES else _MOST
-    if exponent not in range(1, most + 1):
+    if exponent not in product_powers(out.dtype):
         return False
     x = y = r[source]
     if exponent >= 2:
