@@ -3,6 +3,7 @@
 import tracemalloc
 
 import numpy as np
+import pytest
 
 import twofold as tw
 from twofold.backends.cpu.program import Program
@@ -67,3 +68,19 @@ def test_chains_of_steps():
     program = Program(graph)
     program.borrow()
     np.testing.assert_array_equal(program([t.numpy() for t in (q, k, v)])[0], want)
+
+
+@pytest.mark.parametrize("borrows", [False, True])
+def test_more_threads_than_when_it_was_made(borrows):
+    before = tw.get_num_threads()
+    try:
+        tw.set_num_threads(1)
+        program = convolution()
+        if borrows:
+            program.borrow()
+        want = program([X, W])[0].copy()
+        for count in (3, 2, 5):
+            tw.set_num_threads(count)
+            np.testing.assert_array_equal(program([X, W])[0], want)
+    finally:
+        tw.set_num_threads(before)

@@ -20,6 +20,7 @@ from .schedule import Task
 from .step import Step
 
 ALIGN = 64
+MEMORY = 4  # the word of a description that says where the memory of worker 0 is
 _MOST_BYTES = 8 << 20  # of a worker's memory; there may be many workers
 
 

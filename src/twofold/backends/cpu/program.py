@@ -19,7 +19,7 @@ from ...ir.evaluate import evaluate, located
 from ...ir.graph import Graph, Node, Value
 from . import recording
 from . import team as _team
-from .chains import description, own_buffers, place_own, placed
+from .chains import MEMORY, description, own_buffers, place_own, placed
 from .cost import Cost, cost_of, program_text
 from .effects import written_slots
 from .invariant import invariant_steps
@@ -33,7 +33,6 @@ from .target import Target, host
 
 _ALIGN = 64
 _LARGE = 32 << 20  # bytes of temporaries that come from the system, not from the heap
-MAX_THREADS = 64
 
 
 class Program:
@@ -182,7 +181,8 @@ class Program:
             heap.give_back()  # what building and compiling have left
         self._arena = _aligned(self.arena_bytes)
         self._kept = _aligned(self.kept_bytes)
-        self._scratch = _aligned(self._scratch_row * MAX_THREADS)
+        self._workers = _team.get_num_threads() if self._code else 1
+        self._scratch = _aligned(self._scratch_row * self._workers)
         self._arrays: list[np.ndarray[Any, Any] | None] = []  # flat, by number of the buffer
         addresses = [self._scratch.ctypes.data, self._scratch_row]
         of_workers = {b for own in self._own.values() for b in own}
@@ -229,11 +229,12 @@ class Program:
         self._late = [(i, v) for i, v in enumerate(self.graph.outputs) if i not in self.direct]
         self._looked = self._looked_at()
         self._temporaries = [(b.number, b.offset, places.get(b.number, [])) for b in temporaries]
-        self._borrowed: int | None = None  # where the memory for temporaries was in the last call, if it changes
+        self._borrowed: int | None = None  # where the memory was in the last call, if it changes
         self._fixed: Any = None
         self._outputs: list[Any] = [None] * len(self._results)  # of the last call
         numbers = [own[0] if own else 0 for _, _, own in self._results]
         self._alone = [_ALONE + (n in self._looked) for n in numbers]  # references, the one of `_arrays` too
+        self._chains: list[np.ndarray[Any, Any]] = []  # their descriptions
         self._once = self._phases(self.waves[: self.num_once], starts) if self.num_once else None
         self._parts: list[Any] = []
         for is_native, parts in itertools.groupby(
@@ -262,7 +263,6 @@ class Program:
         of_workers = {b for own in self._own.values() for b in own}
         single: list[list[int]] = []
         rows: list[list[int]] = []
-        chains: list[np.ndarray[Any, Any]] = []
         for wave in waves:
             total, begin = 0, len(rows)
             for task in wave:
@@ -272,8 +272,8 @@ class Program:
                 if not items and any(not of_workers.isdisjoint(step.buffers) for step in task):
                     self._hold_all()  # a part of a chain, to be looked at by itself
                 if items and self._code:
-                    chains.append(self._description(task, starts))
-                    own = [[_team.chain_address(), items, chains[-1].ctypes.data]]
+                    self._chains.append(self._description(task, starts))
+                    own = [[_team.chain_address(), items, self._chains[-1].ctypes.data]]
                 total += own[0][1]
                 rows += [[*row, total, 0] for row in own]
             for row in rows[begin:]:
@@ -281,7 +281,7 @@ class Program:
         alone, table = np.array(single, np.uint64), np.array(rows, np.uint64)
         steps = [step for wave in waves for task in wave for step in task]
         memory, tickets = _team.tickets(len(waves))
-        kept = (alone, memory, table, chains)
+        kept = (alone, memory, table)
         return alone.ctypes.data, len(steps), tickets, kept, memory, steps, table.ctypes.data, len(waves), table
 
     def _description(self, task: Task, starts: dict[int, int]) -> np.ndarray[Any, Any]:
@@ -331,24 +331,37 @@ class Program:
 
     def borrow(self) -> None:
         """Have memory for temporaries during calls only, as eager code wants it, which has many programs."""
-        if self.arena_bytes and self._borrowed is None:
-            numbers = [number for number, _, _ in self._temporaries]
-            if self._looked.isdisjoint(numbers):
-                for number in numbers:
-                    self._arrays[number - 2] = None
-                self._arena = _aligned(0)
-                self._borrowed = 0
+        numbers = [number for number, _, _ in self._temporaries]
+        if self._borrowed is None and self._looked.isdisjoint(numbers):
+            for number in numbers:
+                self._arrays[number - 2] = None
+            self._arena = self._scratch = _aligned(0)
+            self._borrowed = 0
 
-    def _borrow(self) -> np.ndarray[Any, Any]:
-        """Memory for the temporaries of one call."""
-        memory = _aligned(self.arena_bytes)
+    def _borrow(self, workers: int) -> np.ndarray[Any, Any]:
+        """Memory for one call: of the temporaries, then of each worker."""
+        above = -(-self.arena_bytes // _ALIGN) * _ALIGN
+        memory = _aligned(above + self._scratch_row * workers)
         address = memory.ctypes.data
         if address != self._borrowed:
             for _, offset, places in self._temporaries:
                 for place in places:
                     self._slots[place] = address + offset
+            self._set_scratch(address + above)
             self._borrowed = address
         return memory
+
+    def _employ(self, workers: int) -> None:
+        """Have memory for more workers than before."""
+        self._workers, self._scratch = workers, _aligned(self._scratch_row * workers)
+        self._set_scratch(self._scratch.ctypes.data)
+
+    def _set_scratch(self, address: int) -> None:
+        """Tell kernels and chains where the memory of the workers is."""
+        for place in self._places.get(0, ()):
+            self._slots[place] = address
+        for chain in self._chains:
+            chain[MEMORY] = address + self._own_place
 
     @property
     def held_bytes(self) -> int:
@@ -421,8 +434,11 @@ class Program:
                 if number in self._looked:
                     self._arrays[number - 2] = out.reshape(-1)
             outputs.append(out)
-        memory = None if self._borrowed is None else self._borrow()  # noqa: F841  # until this returns
         team = _team.team()
+        if self._borrowed is not None:
+            memory = self._borrow(team.num_threads)  # noqa: F841  # until this returns
+        elif team.num_threads > self._workers:
+            self._employ(team.num_threads)
         if recording.listener is not None:
             self._run_recorded(team, recording.listener)
         elif self._once is not None and self._stale:
