@@ -42,14 +42,22 @@ def gain(height: int, width: int) -> float:
     return (3 * height - 2) * (3 * width - 2) / (16 * -(-height // 2) * -(-width // 2))
 
 
+def is_worth_it(inputs: int, outputs: int, height: int, width: int) -> bool:
+    """Whether a convolution that can be computed in this way is, by its channels and the size of its result.
+
+    The same for the gradient with respect to the weight, by the size of the result's gradient.
+    """
+    return bool(WINOGRAD.value) and min(inputs, outputs) >= LEAST_CHANNELS and gain(height, width) >= LEAST_GAIN
+
+
 def suits(kernel: ConvKernel) -> bool:
     """Whether a convolution can be computed in this way, and is worth it."""
-    if not WINOGRAD.value or len(kernel.sweeps) != 1 or kernel.groups != 1 or kernel.depthwise:
+    if len(kernel.sweeps) != 1 or kernel.groups != 1 or kernel.depthwise:
         return False
     if any(len(s.taps) != 3 or s.gap != 1 or s.stride != 1 for s in kernel.sweeps[0]):
         return False
     rows, cols = kernel.sweeps[0]
-    return min(kernel.inputs, kernel.outputs) >= LEAST_CHANNELS and gain(rows.count, cols.count) >= LEAST_GAIN
+    return is_worth_it(kernel.inputs, kernel.outputs, rows.count, cols.count)
 
 
 class Windows:
@@ -190,7 +198,7 @@ class WinogradKernel(ConvKernel):
                 ]
                 taps = [load(f, f.at(start, 4 * at), float32, self.lanes, so, count) for at in offsets]
             out = f.at(target, f.mul(f.add(f.mul(c, self.width), o), 4))
-            for e, value in enumerate(_weight_transform(f, taps)):
+            for e, value in enumerate(weight_transform(f, taps)):
                 store(f, value, f.at(out, e * self.element * 4), float32, self.lanes)
 
         f.loop(f.args[1], f.args[2], item)
@@ -293,7 +301,7 @@ class WinogradKernel(ConvKernel):
         results = []
         for v in range(len(counts)):
             m = [f.load(ty, f.at(source, e * self.output_step + v * self.lanes * 4), 4) for e in range(16)]
-            results.append(_output_transform(f, m))
+            results.append(output_transform(f, m))
 
         def pixel(k: int) -> None:
             acc = [r[k] for r in results]
@@ -319,7 +327,7 @@ def input_transform(f: Function, x: Sequence[Sequence[Val]]) -> list[Val]:
     return [f.op(op, row[a], row[b]) for row in down for a, b, op in COMBINATIONS]
 
 
-def _weight_transform(f: Function, w: Sequence[Val]) -> list[Val]:
+def weight_transform(f: Function, w: Sequence[Val]) -> list[Val]:
     """G w G' of a kernel of 3 x 3."""
     half = f.const(0.5, w[0].ty)
 
@@ -331,7 +339,7 @@ def _weight_transform(f: Function, w: Sequence[Val]) -> list[Val]:
     return [value for i in range(4) for value in three(*[column[i] for column in columns])]
 
 
-def _output_transform(f: Function, m: Sequence[Val]) -> list[Val]:
+def output_transform(f: Function, m: Sequence[Val]) -> list[Val]:
     """A' m A of a tile of 4 x 4."""
 
     def two(a: Val, b: Val, c: Val, d: Val) -> tuple[Val, Val]:

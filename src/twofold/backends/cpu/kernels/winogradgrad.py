@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ....ir.config import WINOGRAD
 from ....ir.dtypes import float32
 from ....ir.types import Shape
 from ..emit import Function, Module, Val, vector
@@ -27,14 +26,12 @@ from .cut import tile_rows
 from .tile import bases_of, columns_of, copy_bytes, kernel_function, multiply, scratch_of, unravel
 from .winograd import (
     COMBINATIONS,
-    LEAST_CHANNELS,
-    LEAST_GAIN,
     PAD,
     SHIFT,
     Windows,
     by_vector,
-    gain,
     input_transform,
+    is_worth_it,
 )
 
 _SCRATCH = 500 << 10  # bytes of transformed tiles that a worker holds at a time
@@ -45,10 +42,23 @@ _PARTIAL_BYTES = 8 << 20
 
 def suits_weight_grad(x: View, g: View, groups: int, kernel: Shape, stride: Shape, dilation: Shape) -> bool:
     """Whether a gradient can be computed in this way, and is worth it."""
-    if not WINOGRAD.value or groups != 1 or kernel != (3, 3) or stride != (1, 1) or dilation != (1, 1):
+    if groups != 1 or kernel != (3, 3) or stride != (1, 1) or dilation != (1, 1):
         return False
     _, rows, cols, outputs = g.shape
-    return min(x.shape[3], outputs) >= LEAST_CHANNELS and gain(rows, cols) >= LEAST_GAIN
+    return is_worth_it(x.shape[3], outputs, rows, cols)
+
+
+def groups_of_tiles(tiles: int, inputs: int, outputs: int) -> tuple[int, int, int]:
+    """How the sum over all tiles is cut: it decides about bits, so it depends on shapes alone.
+
+    Returns:
+        in how many pieces of work the 16 elements are done, how many groups of tiles are planned, and the tiles of
+        a group.
+    """
+    pieces = 1 if 64 * _ENOUGH_TILES * (inputs + outputs) <= _SCRATCH else 4
+    bound = max(1, _PARTIAL_BYTES // (64 * inputs * outputs))
+    groups = most(1, least(min(_FEW_ITEMS // pieces, bound), tiles // _ENOUGH_TILES))
+    return pieces, groups, -(-tiles // groups)
 
 
 class WinogradWeightGradKernel:
@@ -76,16 +86,12 @@ class WinogradWeightGradKernel:
         self.step = self.panels * self.panel_size + SHIFT
         self.size = 16 * self.step  # numbers of a partial result
         tiles = n * grid[0] * grid[1]
-        # the groups decide about bits: they depend on shapes only, not on the processor
-        self.pieces = 1 if 64 * _ENOUGH_TILES * (self.inputs + self.outputs) <= _SCRATCH else 4
+        self.pieces, groups, self.per = groups_of_tiles(tiles, self.inputs, self.outputs)
         self.elements = 16 // self.pieces
-        bound = max(1, _PARTIAL_BYTES // (64 * self.inputs * self.outputs))
-        groups = most(1, least(min(_FEW_ITEMS // self.pieces, bound), tiles // _ENOUGH_TILES))
         self.splits = min(self.panels, -(-_FEW_ITEMS // (self.pieces * planned(groups))))
         wide = -(-self.panels // self.splits)  # panels of one item
         self.row = -(-self.inputs // self.lanes) * self.lanes * 4 + PAD
         tile = self.row + wide * self.width * 4  # bytes of one element of a transformed tile
-        self.per = -(-tiles // groups)
         self.tiles, self.partials = tiles, -(-tiles // self.per)
         self.chunks = self.partials * self.pieces * self.splits
         fits = _SCRATCH // (self.elements * tile)
@@ -279,7 +285,7 @@ class WinogradWeightGradKernel:
                     at = f.at(start, e * self.step * 4)
                     m.append(sum_of(f, at, self.partials, self.size * 4, ty))
                 to = f.at(staged, f.mul(c, 36))
-                for t, value in enumerate(_gradient_transform(f, m)):
+                for t, value in enumerate(gradient_transform(f, m)):
                     for lane in range(count):
                         store(f, f.extract(value, lane), f.at(to, lane * line + t * 4), float32, 1)
 
@@ -312,7 +318,7 @@ class WinogradWeightGradKernel:
         return self.panels * blocks
 
 
-def _gradient_transform(f: Function, m: Sequence[Val]) -> list[Val]:
+def gradient_transform(f: Function, m: Sequence[Val]) -> list[Val]:
     """G' m G, where the last row and column of m have the other sign."""
     half = f.const(0.5, m[0].ty)
 
