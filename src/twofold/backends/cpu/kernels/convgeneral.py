@@ -26,8 +26,10 @@ from .. import registers
 from ..emit import Function, Val, vector
 from ..layout import Buffer, View
 from ..step import Step
+from ..target import Target
 from .access import load, store
 from .conv import Sweep, adjoint_sweeps, forward_sweeps
+from .convgrad import panels_of, sees_one
 from .copying import CHUNK, Piece, copy_piece, copy_step, fill_piece, places
 from .cut import tile_rows
 from .relayout import row_major
@@ -385,6 +387,43 @@ def lower_general_weight_grad(lowering: Any, node: Node, symbol: str) -> list[St
     return steps + copies + _WeightGrad(lowering, node, x, g, symbol).emit()
 
 
+def _outer_taps(kernel: Shape, dilation: Shape, groups: int, depthwise: bool, most: int) -> int:
+    """How many dimensions of the kernel are not among the rows of a tile.
+
+    These are channels under one tap, or of neighbouring taps where these lie side by side. Depthwise, where a row
+    has only one channel for each output, they are as many taps as fit.
+    """
+    j = len(kernel)
+    if depthwise:
+        while j > 0 and math.prod(kernel[j - 1 :]) <= most:
+            j -= 1
+    elif dilation[-1] == 1 and groups == 1:
+        j -= 1
+    return j
+
+
+def images_of_block(
+    images: int,
+    inputs: int,
+    outputs: int,
+    groups: int,
+    kernel: Shape,
+    dilation: Shape,
+    itemsize: int,
+    target: Target,
+) -> int:
+    """How many images there are in one of the blocks whose sums are added; `itemsize` is of what is added."""
+    depthwise = sees_one(groups, inputs, outputs)
+    if depthwise:
+        groups, inputs = 1, 1
+    inputs, outputs = inputs // groups, outputs // groups
+    j = _outer_taps(kernel, dilation, groups, depthwise, target.tile_rows)
+    heights = 1 if depthwise else -(-math.prod(kernel[j:]) * inputs // target.tile_rows)
+    _, panels = panels_of(outputs, target.lanes(itemsize))
+    tiles = groups * math.prod(kernel[:j]) * heights * panels
+    return -(-images // min(images, -(-_FEW_CHUNKS // tiles)))
+
+
 class _WeightGrad:
     """gw[o, c, tap] = the sum over positions of x[position under the tap, c] * g[position, o]."""
 
@@ -396,26 +435,17 @@ class _WeightGrad:
         self.groups, self.inputs, self.outputs = p["groups"], x.shape[-1], g.shape[-1]
         self.inputs //= self.groups
         self.outputs //= self.groups
-        self.depthwise = self.groups > 1 and self.inputs == self.outputs == 1
+        self.depthwise = sees_one(self.groups, x.shape[-1], g.shape[-1])
         if self.depthwise:
             self.outputs, self.groups = self.groups, 1
         target = lowering.target
         self.lanes = target.lanes(self.size)
-        self.width = self.lanes * (2 if self.outputs > self.lanes else 1)
-        self.panels = -(-self.outputs // self.width)
-        self._cut(target.tile_rows)
+        self.width, self.panels = panels_of(self.outputs, self.lanes)
+        self._cut(target)
 
-    def _cut(self, most: int) -> None:
-        """Rows of a tile: channels under one tap, or of neighbouring taps where these lie side by side.
-
-        Depthwise, where a row has only one channel for each output, they are as many taps as fit.
-        """
-        j = len(self.kernel)
-        if self.depthwise:
-            while j > 0 and math.prod(self.kernel[j - 1 :]) <= most:
-                j -= 1
-        elif self.dilation[-1] == 1 and self.groups == 1:
-            j -= 1
+    def _cut(self, target: Target) -> None:
+        most = target.tile_rows
+        j = _outer_taps(self.kernel, self.dilation, self.groups, self.depthwise, most)
         self.taps, self.joined = self.kernel[:j], self.kernel[j:]
         self.rows = math.prod(self.joined) * self.inputs
         self.tiles = [self.rows] if self.depthwise else tile_rows(self.rows, most)
@@ -426,8 +456,10 @@ class _WeightGrad:
             self.offsets = [sum(i * s for i, s in zip(tap, self.gaps[j:], strict=True)) for tap in every]
         self.tiles_per_block = self.groups * math.prod(self.taps) * len(self.tiles) * self.panels
         images = self.x.shape[0]
-        self.blocks = min(images, -(-_FEW_CHUNKS // self.tiles_per_block))
-        self.images = -(-images // self.blocks)
+        self.images = images_of_block(
+            images, self.x.shape[-1], self.g.shape[-1], self.node.params["groups"], self.kernel, self.dilation,
+            self.size, target,
+        )  # fmt: skip
         self.blocks = -(-images // self.images)
         work = self.images * math.prod(self.g.shape[1:-1]) * self.tiles[0] * self.width
         self.per_chunk = max(1, min(_WORK // work, self.tiles_per_block * self.blocks // (2 * _FEW_CHUNKS)))

@@ -42,6 +42,29 @@ _BLOCK_BYTES = 384 << 10
 _FEW_CHANNELS = 8
 
 
+def panels_of(outputs: int, lanes: int) -> tuple[int, int]:
+    """How many output channels a panel has, and how many panels there are."""
+    width = lanes * (2 if outputs > lanes else 1)
+    return width, -(-outputs // width)
+
+
+def sees_one(groups: int, inputs: int, outputs: int) -> bool:
+    """Whether a convolution is depthwise: output channel c sees input channel c only."""
+    return groups > 1 and groups == inputs == outputs
+
+
+def images_of_group(batch: int, inputs: int, outputs: int, groups: int, kernel: Shape, target: Target) -> int:
+    """How many images there are in a group, see Note [Groups of images]; the kernel has two dimensions."""
+    if sees_one(groups, inputs, outputs):
+        groups, inputs = 1, 1
+    inputs, outputs = inputs // groups, outputs // groups
+    width, panels = panels_of(outputs, target.lanes(4))
+    pieces = 1 if inputs < _FEW_CHANNELS and groups == 1 else groups * panels * kernel[0]
+    size = groups * panels * kernel[0] * kernel[1] * inputs * width * 4
+    most_groups = min(_MOST_GROUPS, -(-_ENOUGH_ITEMS // pieces), max(1, _PARTIAL_BYTES // size))
+    return -(-batch // least(batch, most_groups))
+
+
 class WeightGradKernel:
     """Code for one weight gradient.
 
@@ -67,7 +90,8 @@ class WeightGradKernel:
     ):
         self.x, self.g, self.groups = x, g, groups
         self.kernel, self.stride, self.low, self.dilation = kernel, stride, low, dilation
-        self.depthwise = groups > 1 and groups == x.shape[3] == g.shape[3]
+        batch, every = x.shape[0], groups
+        self.depthwise = sees_one(groups, x.shape[3], g.shape[3])
         if self.depthwise:
             self.groups = groups = 1
         self.inputs, self.outputs = x.shape[3] // groups, g.shape[3] // groups
@@ -75,16 +99,11 @@ class WeightGradKernel:
             self.inputs = 1
         self.lanes = target.lanes(4)
         self.most = target.tile_rows
-        self.width = self.lanes * (2 if self.outputs > self.lanes else 1)
-        self.panels = -(-self.outputs // self.width)
+        self.width, self.panels = panels_of(self.outputs, self.lanes)
         self.together = self.inputs < _FEW_CHANNELS and groups == 1
         self.panel_size = kernel[0] * kernel[1] * self.inputs * self.width
-        batch = x.shape[0]
         pieces = 1 if self.together else groups * self.panels * kernel[0]
-        size = groups * self.panels * self.panel_size * 4
-        groups_of_images = min(_MOST_GROUPS, -(-_ENOUGH_ITEMS // pieces), max(1, _PARTIAL_BYTES // size))
-        groups_of_images = least(batch, groups_of_images)
-        self.per = -(-batch // groups_of_images)
+        self.per = images_of_group(batch, x.shape[3], g.shape[3], every, kernel, target)
         self.partials = -(-batch // self.per)
         self.chunks = self.partials * pieces
         self.scratch_bytes = 0
