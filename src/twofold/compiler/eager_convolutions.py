@@ -1,17 +1,31 @@
 """Eager convolutions and their gradients on the compiler's own kernels: see Note [What runs natively] in eager.py.
 
-Their bits are those of compiled code for every shape, and new shapes compile nothing. What no open kernel does yet
-runs as programs of one node.
+Their bits are those of compiled code for every shape, and new shapes compile nothing: what follows from shapes is
+worked out once for a combination and remembered. float16 and bfloat16 are widened first, and rounded once at the
+end. What there is no open kernel for, complex numbers, runs as programs of one node.
 """
 
 from __future__ import annotations
 
+import importlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from ..ir import forks
+from ..ir.dtypes import FROM_NUMPY, HALVES, DType, float32, float64
+from ..ir.evaluate import value_types
 from ..ir.primitive import PRIMITIVES, Primitive
 
+Array = np.ndarray[Any, Any]
+Kernel = Callable[[Array, Array], Array]
+
 NAMES = ("conv", "conv_input_grad", "conv_weight_grad")
+
+_REMEMBERED = 1 << 10  # combinations of shapes, of each primitive
+_BYTES = 64 << 20  # of their tables, of each primitive
 
 
 def run_natively(programs: Callable[[Primitive], Callable[..., Any]]) -> None:
@@ -22,4 +36,93 @@ def run_natively(programs: Callable[[Primitive], Callable[..., Any]]) -> None:
     """
     for name in NAMES:
         p = PRIMITIVES[name]
-        p.run = programs(p)
+        p.run = Convolution(p, programs(p)).run
+
+
+class Convolution:
+    """How eager code evaluates a convolution, or one of its gradients."""
+
+    def __init__(self, p: Primitive, programs: Callable[..., Any]):
+        self.p, self._programs = p, programs
+        self._known: dict[Any, Kernel] = {}
+        self._bytes = 0
+        self.run = self._runner()
+        self.after_fork()
+        forks.tell(self)
+
+    def after_fork(self) -> None:
+        """Have a new lock: in a child, a thread that is not there any more may hold the old one."""
+        self._lock = threading.Lock()
+
+    def _runner(self) -> Callable[..., Any]:
+        known, evaluate = self._known, self._evaluate
+
+        def run(
+            a: Any, b: Any, *, stride: Any, padding: Any, dilation: Any, groups: Any, input_size: Any = None,
+            kernel_size: Any = None,
+        ) -> Any:  # fmt: skip
+            """The result for arrays, as `Primitive.run`."""
+            try:
+                key = a.dtype, b.dtype, a.shape, b.shape, stride, padding, dilation, groups, input_size, kernel_size
+                kernel = known[key]
+            except (KeyError, TypeError, AttributeError):  # not met before, or no arrays
+                params = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+                sizes = {"input_size": input_size, "kernel_size": kernel_size}
+                return evaluate(a, b, {**{k: v for k, v in sizes.items() if v is not None}, **params})
+            return kernel(a, b)
+
+        return run
+
+    def _evaluate(self, a: Any, b: Any, params: dict[str, Any]) -> Any:
+        """What is not known yet."""
+        self.p.types(value_types((a, b)), params)  # raises what bind shows
+        dtype = FROM_NUMPY.get(a.dtype)
+        kernel = None if dtype is None else self._find(a, b, dtype, params)
+        if kernel is None:
+            return self._programs(a, b, **params)
+        rest = (params[name] for name in ("stride", "padding", "dilation", "groups"))
+        key = (a.dtype, b.dtype, a.shape, b.shape, *rest, params.get("input_size"), params.get("kernel_size"))
+        with self._lock:
+            self._known[key] = kernel
+            self._bytes += getattr(kernel, "nbytes", 0)
+            while len(self._known) > _REMEMBERED or self._bytes > _BYTES:
+                oldest = self._known.pop(next(iter(self._known)))
+                self._bytes -= getattr(oldest, "nbytes", 0)
+        return kernel(a, b)
+
+    def _find(self, a: Array, b: Array, dtype: DType, params: dict[str, Any]) -> Kernel | None:
+        """What computes arrays of such shapes; None if programs do."""
+        if dtype in HALVES:
+            wide = self._find(a, b, float32, params)
+            return None if wide is None else _widened(wide, dtype)
+        if dtype not in (float32, float64) or self.p.name == "conv_weight_grad":
+            return None
+        if dtype is float32 and _is_filtered(self.p.name, a, b, params):
+            return None
+        native = importlib.import_module("..backends.cpu.convs", __package__)
+        plan: Kernel = native.convolutions_of(dtype).plan(a.shape, b.shape, **params)
+        return plan
+
+
+def _is_filtered(name: str, a: Array, w: Array, params: dict[str, Any]) -> bool:
+    """Whether compiled code uses Winograd's algorithm."""
+    one = (params["stride"], params["dilation"], params["groups"]) == ((1, 1), (1, 1), 1)
+    if not one or w.shape[2:] != (3, 3):
+        return False
+    size = params.get("input_size")
+    if size is None:
+        size = [n + lo + hi - 2 for n, (lo, hi) in zip(a.shape[2:], params["padding"], strict=True)]
+    native = importlib.import_module("..backends.cpu.kernels.winograd", __package__)
+    return bool(native.is_worth_it(w.shape[1], w.shape[0], *size))
+
+
+def _widened(kernel: Kernel, dtype: DType) -> Kernel:
+    """The same for float16 or bfloat16."""
+    cast = PRIMITIVES["cast"]
+
+    def run(a: Array, b: Array) -> Array:
+        convert: Any = cast.run
+        out: Array = convert(kernel(convert(a, dtype=float32), convert(b, dtype=float32)), dtype=dtype)
+        return out
+
+    return run

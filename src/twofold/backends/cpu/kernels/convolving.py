@@ -1,0 +1,435 @@
+"""The open convolution: channels first, with sizes that are arguments; also the gradient of the input.
+
+An image's result is a matrix product: output channels by pixels are weights (channels by K) times patches (K by
+pixels), where K runs over the taps of a sweep (see Note [Sweeps] in conv.py) and under each tap over the input
+channels. So every element is the chain of fused multiply-adds that the compiled kernels (conv.py, convsmall.py,
+convgeneral.py) compute, and the tiles are those of the open product (product.py), called by their address.
+Patches are packed for some panels of pixels at a time, in scratch memory, and in blocks of k where these are deep.
+
+Note [Tables of pixels]
+What depends on geometry alone is worked out beforehand (backends/cpu/convs.py) and kept: for each vector of
+neighbouring pixels of the result a row of `ROW` bytes, which says where they read and write, and for each vector
+and tap a mask of the pixels whose tap is not in the padding. Pixels are numbered through the lines of an image,
+or through all images where these are small. Neighbours read at even distances, but for the ends of lines and
+images, so that a vector consists of a few *segments*, each of which is a load and a masked store; what has more
+than `SEGMENTS` is gathered. Where neighbours are two elements apart, a segment is two loads and a shuffle; these
+read what is between, and beyond, which must be memory of the input: otherwise that vector is gathered.
+Results are stored by the tiles where a panel's pixels are neighbours there, too; otherwise they go through scratch
+memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ....ir.dtypes import DType
+from ..emit import Function, Module, Number, Val, vector
+from ..target import Target
+from .packing import first_lanes, load_masked, store_masked, transposed
+from .product import ProductKernels, Word, call_tiles
+from .tile import kernel_function, scratch_of
+
+SEGMENTS = 4
+
+# A row of a vector: see Note [Tables of pixels]. Bases and shifts are in bytes, places in elements.
+BASE, READS, LEAST, MOST, OUT, WRITES, DIRECT, COUNT = range(0, 64, 8)
+READ_SEGMENTS, WRITE_SEGMENTS, READ_PLACES, WRITE_PLACES, ROW = 64, 128, 192, 256, 320
+READING = BASE, READS, READ_SEGMENTS, READ_PLACES
+WRITING = OUT, WRITES, WRITE_SEGMENTS, WRITE_PLACES
+
+# Words of the convolution's kernels, from word 2 on. Strides are in bytes.
+WORDS = (
+    "tiles_at", "x", "w", "y", "packed", "x_end", "x_image", "x_group", "x_channel", "y_image", "y_group",
+    "y_channel", "w_group", "w_line", "w_repeat", "repeats", "columns", "groups", "channels", "outputs", "tiles",
+    "rows", "extra", "apart", "sweeps", "num_sweeps",
+)  # fmt: skip
+
+# Words of a sweep. Chunks of both kernels are numbered through all sweeps.
+SWEEP = (
+    "k", "shifts", "masks", "vectors", "num_vectors", "taps", "packed_at", "places", "first_pack", "end_pack",
+    "panels", "group", "depth", "block", "first_chunk", "end_chunk",
+)  # fmt: skip
+
+
+class ConvolutionKernels:
+    """The functions for convolutions of one dtype.
+
+    Args:
+        dtype: float32 or float64.
+        target: the processor.
+    """
+
+    def __init__(self, dtype: DType, target: Target):
+        product = ProductKernels(dtype, target)
+        self.dtype, self.size, self.one = dtype, dtype.itemsize, product.held
+        self.lanes, self.width, self.slots = product.lanes, product.width, product.slots
+        self.tile_step, self.panel_step = product.tile_step, product.panel_step
+        self.masks, self.goes_on, self.tile_rows = product.masks, product.goes_on, product.rows
+        self.step = self.lanes * self.size  # bytes of a vector
+        self.ty = vector(self.one, self.lanes)
+
+    def emit(self, module: Module) -> None:
+        """Write the kernels "weights" and "convolve"."""
+        self._emit_vector(module)
+        self._emit_weights(module)
+        self._emit_convolve(module)
+
+    # --- weights --------------------------------------------------------------------------------
+
+    def _emit_weights(self, module: Module) -> None:
+        """The kernel "weights", which packs row tiles; its chunks are the tiles of all groups and sweeps."""
+        f = kernel_function(module, "weights")
+        w = _words(f, f.args[0])
+
+        def one(i: Any) -> None:
+            s = self._sweep_of(f, w, i, "end_pack")
+            i = f.sub(i, s["first_pack"])
+            group, t = f.div(i, w["tiles"]), f.rem(i, w["tiles"])
+            height = f.add(w["rows"], f.convert("zext", f.icmp("slt", t, w["extra"]), "i64"))
+            row = f.add(f.mul(t, w["rows"]), f.min(t, w["extra"]))
+            source = f.at(_ptr(f, w["w"]), f.add(f.mul(group, w["w_group"]), f.mul(row, w["w_line"])))
+            target = f.at(_ptr(f, w["packed"]), f.add(s["packed_at"], f.mul(i, f.mul(s["k"], self.tile_step))))
+            places = _ptr(f, s["places"])
+
+            def repeat(r: Any) -> None:
+                at = f.at(source, f.mul(r, w["w_repeat"]))
+                to = f.at(target, f.mul(r, self.tile_step))
+                for v in range(self.slots // self.lanes):
+                    self._turn(f, w, at, to, places, height, v)
+
+            f.loop(0, w["repeats"], repeat)
+
+        f.loop(f.args[1], f.args[2], one)
+        f.ret()
+        f.finish()
+
+    def _turn(self, f: Function, w: dict[str, Val], at: Val, to: Val, places: Val, height: Any, v: int) -> None:
+        """Pack a vector of lines: the elements of each, which are neighbours, go to their places along K."""
+        lanes, first = self.lanes, v * self.lanes
+        last = f.sub(f.sub(height, 1), first)  # the last line that exists, again for those that don't
+        starts = [f.min(r, last) for r in range(lanes)]
+        starts = [f.add(f.select(f.icmp("slt", s, 0), f.int(0), f.int(s)), first) for s in starts]
+        starts = [f.mul(f.min(s, f.sub(height, 1)), w["w_line"]) for s in starts]
+        to = f.at(to, v * self.step)
+
+        def square(j: Any) -> None:
+            exist = f.int(f.min(f.sub(w["columns"], j), lanes))
+            here = f.at(at, f.mul(j, self.size))
+            mask = first_lanes(f, exist, lanes)
+            rows = transposed(f, [load_masked(f, f.at(here, s), self.dtype, lanes, mask) for s in starts])
+            room = f.alloca(lanes * self.step)
+            for r, part in enumerate(rows):
+                f.store(part, f.at(room, r * self.step), self.size)
+
+            def put(r: Any) -> None:
+                place = f.load("i64", f.at(places, f.mul(f.add(j, r), 8)), 8)
+
+                def store() -> None:
+                    part = f.load(self.ty, f.at(room, f.mul(r, self.step)), self.size)
+                    f.store(part, f.at(to, f.mul(place, self.tile_step)), self.size)
+
+                f.when(f.icmp("sge", place, 0), store)
+
+            f.loop(0, exist, put)
+
+        f.loop(0, w["columns"], square, step=lanes)
+
+    # --- patches ----------------------------------------------------------------------------------
+
+    def _emit_vector(self, module: Module) -> None:
+        """The function "patch": a vector of pixels, for k from `begin` to `end`.
+
+        `x` is the first channel of the group of the image, `masks` those of the vector.
+        """
+        signature = [
+            ("ptr", "words"), ("ptr", "x"), ("ptr", "row"), ("ptr", "masks"), ("ptr", "shifts"), ("i64", "begin"),
+            ("i64", "end"), ("ptr", "target"),
+        ]  # fmt: skip
+        f = Function(module, "patch", signature, attributes="nounwind noinline", private=True)
+        words, x, row, masks, shifts, begin, end, target = f.args
+        w = _words(f, words)
+        channels, plane = w["channels"], w["x_channel"]
+        base, reads, least, most = [f.load("i64", f.at(row, at), 8) for at in (BASE, READS, LEAST, MOST)]
+        start = f.at(x, base)
+        first_tap = f.int(f.div(begin, channels))
+        full = (1 << self.lanes) - 1
+        places = f.load(vector("i32", self.lanes), f.at(row, READ_PLACES), 4)
+        is_apart = f.icmp("sgt", w["apart"], 1)
+        is_even = f.icmp("eq", w["apart"], 1)
+
+        def tap(t: Any, to: Val) -> list[Val]:
+            skip = f.sub(begin, f.mul(t, channels))
+            skip = f.select(f.icmp("sgt", skip, 0), f.int(skip), f.int(0))
+            count = f.int(f.sub(f.min(channels, f.sub(end, f.mul(t, channels))), skip))
+            bits = f.load("i16", f.at(masks, f.mul(t, 2)), 2)
+            shift = f.load("i64", f.at(shifts, f.mul(t, 8)), 8)
+            at = f.at(start, f.add(shift, f.mul(skip, plane)))
+            mask = _mask(f, bits, self.lanes)
+            whole = f.icmp("eq", bits, Val(str(full - (full >> 15 << 16)), "i16"))
+            plain = f.op("and", is_even, f.op("and", whole, f.icmp("eq", reads, 1)))
+            reach = [f.value(f"ptrtoint ptr {at.ref} to i64", "i64")]
+            low = f.add(reach[0], least)
+            high = f.add(f.add(reach[0], most), f.add(f.mul(f.sub(count, 1), plane), 2 * self.step))
+            safe = f.op("and", f.icmp("sge", low, w["x"]), f.icmp("sle", high, w["x_end"]))
+            safe = f.op("and", safe, is_apart)
+            segmented = f.op("and", f.icmp("sgt", reads, 0), f.op("or", is_even, safe))
+
+            def copy(_: Any, at: Val, to: Val) -> list[Val]:
+                f.store(f.load(self.ty, at, self.size), to, self.size)
+                return [f.at(at, plane), f.at(to, self.panel_step)]
+
+            def gather(_: Any, at: Val, to: Val, mask: Val) -> list[Val]:
+                f.store(self._gather(f, at, places, mask), to, self.size)
+                return [f.at(at, plane), f.at(to, self.panel_step), mask]
+
+            def segments() -> None:
+                def one(s: Any) -> None:
+                    entry = f.at(row, f.add(f.mul(s, 16), READ_SEGMENTS))
+                    shift, part = f.load("i64", entry, 8), f.load("i16", f.at(entry, 8), 2)
+                    own = _mask(f, part, self.lanes)
+                    wanted = f.op("and", mask, own)
+                    here = f.at(at, shift)
+                    is_first = f.icmp("eq", f.int(s), 0)
+                    all_lanes = Val("<" + ", ".join(["i1 true"] * self.lanes) + ">", own.ty)
+                    writes = f.value(f"select {is_first}, {all_lanes}, {own}", own.ty)
+
+                    def near(_: Any, at: Val, to: Val, wanted: Val, writes: Val) -> list[Val]:
+                        v = load_masked(f, at, self.dtype, self.lanes, wanted)
+                        store_masked(f, v, to, self.dtype, self.lanes, writes)
+                        return [f.at(at, plane), f.at(to, self.panel_step), wanted, writes]
+
+                    def apart(_: Any, at: Val, to: Val, wanted: Val, writes: Val) -> list[Val]:
+                        v = self._every_second(f, at)
+                        v = f.value(f"select {wanted}, {v}, {self.ty} zeroinitializer", self.ty)
+                        store_masked(f, v, to, self.dtype, self.lanes, writes)
+                        return [f.at(at, plane), f.at(to, self.panel_step), wanted, writes]
+
+                    carry = [here, to, wanted, writes]
+                    f.when(is_even, lambda: f.loop(0, count, near, carry))
+                    f.when(is_apart, lambda: f.loop(0, count, apart, carry))
+
+                f.loop(0, reads, one)
+
+            _cases(
+                f,
+                [
+                    (plain, lambda: f.loop(0, count, copy, [at, to])),
+                    (segmented, segments),
+                    (Val("true", "i1"), lambda: f.loop(0, count, gather, [at, to, mask])),
+                ],
+            )
+            return [f.at(to, f.mul(count, self.panel_step))]
+
+        f.loop(first_tap, f.div(f.add(end, f.sub(channels, 1)), channels), tap, [target])
+        f.ret()
+        f.finish()
+
+    def _every_second(self, f: Function, at: Val) -> Val:
+        """Elements 0, 2, 4, ... of memory."""
+        a, b = (f.load(self.ty, f.at(at, half * self.step), self.size) for half in (0, 1))
+        order = ", ".join(f"i32 {2 * i}" for i in range(self.lanes))
+        return f.value(f"shufflevector {a}, {b}, <{self.lanes} x i32> <{order}>", self.ty)
+
+    def _gather(self, f: Function, at: Val, places: Val, mask: Val) -> Val:
+        many = vector("ptr", self.lanes)
+        where = f.value(f"getelementptr {self.one}, ptr {at.ref}, {places}", many)
+        name = f"llvm.masked.gather.v{self.lanes}f{8 * self.size}.v{self.lanes}p0"
+        f.module.declare(name, self.ty, [many, "i32", mask.ty, self.ty])
+        return f.value(
+            f"call {self.ty} @{name}({where}, i32 {self.size}, {mask}, {self.ty} zeroinitializer)", self.ty
+        )
+
+    def _scatter(self, f: Function, v: Val, at: Val, places: Val, mask: Val) -> None:
+        many = vector("ptr", self.lanes)
+        where = f.value(f"getelementptr {self.one}, ptr {at.ref}, {places}", many)
+        name = f"llvm.masked.scatter.v{self.lanes}f{8 * self.size}.v{self.lanes}p0"
+        f.module.declare(name, "void", [self.ty, many, "i32", mask.ty])
+        f.emit(f"call void @{name}({v}, {where}, i32 {self.size}, {mask})")
+
+    # --- the product --------------------------------------------------------------------------------
+
+    def _emit_convolve(self, module: Module) -> None:
+        """The kernel "convolve": chunks are some panels of pixels of an image, or of all, for a group."""
+        f = kernel_function(module, "convolve")
+        words, first, last, _ = f.args
+        w = _words(f, words)
+        scratch = scratch_of(f)
+        own = self._product_words(f, w)
+
+        def one(i: Any) -> None:
+            s = self._sweep_of(f, w, i, "end_chunk")
+            s["panel_bytes"] = f.int(f.mul(s["depth"], self.panel_step))
+            _set(f, own, Word.B_PANEL, s["panel_bytes"])
+            i = f.sub(i, s["first_chunk"])
+            parts = f.div(f.sub(f.add(s["panels"], s["group"]), 1), s["group"])
+            part, i = f.rem(i, parts), f.div(i, parts)
+            group, image = f.rem(i, w["groups"]), f.div(i, w["groups"])
+            x = f.at(_ptr(f, w["x"]), f.add(f.mul(image, w["x_image"]), f.mul(group, w["x_group"])))
+            y = f.at(_ptr(f, w["y"]), f.add(f.mul(image, w["y_image"]), f.mul(group, w["y_group"])))
+            tile = f.mul(s["k"], self.tile_step)
+            packed = f.add(s["packed_at"], f.mul(f.mul(group, w["tiles"]), tile))
+            a = f.at(_ptr(f, w["packed"]), packed)
+            begin = f.int(f.mul(part, s["group"]))
+            end = f.int(f.min(f.add(begin, s["group"]), s["panels"]))
+            room = f.at(scratch, f.mul(s["group"], s["panel_bytes"]))  # of results
+            _set(f, own, Word.A_TILE, tile)
+
+            def block(k: Any) -> None:
+                depth = f.min(s["depth"], f.sub(s["k"], k))
+                _set(f, own, Word.K, depth)
+                _set(f, own, Word.GOES_ON, f.convert("zext", f.icmp("sgt", f.int(k), 0), "i64"))
+                self._pack(f, words, w, s, x, scratch, begin, end, k, f.add(k, depth))
+                above = f.at(a, f.mul(k, self.tile_step))
+
+                def tiles(t: Any) -> None:
+                    self._multiply(f, w, s, own, above, scratch, room, y, begin, end, t)
+
+                f.loop(0, w["tiles"], tiles, step=s["block"])
+
+            f.loop(0, s["k"], block, step=s["depth"])
+            f.loop(begin, end, lambda p: self._spread(f, w, s, room, y, begin, p))
+
+        f.loop(first, last, one)
+        f.ret()
+        f.finish()
+
+    def _product_words(self, f: Function, w: dict[str, Val]) -> Val:
+        """The words of the product's tiles, but for those that change."""
+        own = f.alloca(8 * Word.COUNT)
+        for word, value in (
+            (Word.ROWS, w["rows"]), (Word.EXTRA, w["extra"]), (Word.AM, self.size), (Word.AK, self.tile_step),
+            (Word.A_ROW, 0), (Word.BK, self.panel_step),
+        ):  # fmt: skip
+            _set(f, own, word, value)
+        return own
+
+    def _pack(
+        self, f: Function, words: Val, w: Any, s: Any, x: Val, to: Val, begin: Any, end: Any, k: Any, stop: Any
+    ) -> None:
+        """Patches of panels `begin` to `end`."""
+        masks, shifts = _ptr(f, s["masks"]), _ptr(f, s["shifts"])
+        line = f.mul(s["taps"], 2)
+
+        def panel(p: Any) -> None:
+            at = f.at(to, f.mul(f.sub(p, begin), s["panel_bytes"]))
+
+            def vector(v: Any) -> None:
+                row, own = self._row(f, s, v), f.at(masks, f.mul(v, line))
+                target = f.at(at, f.mul(f.rem(v, 2), self.step))
+                f.call("patch", [words, x, row, own, shifts, f.int(k), f.int(stop), target])
+
+            v = f.mul(p, 2)
+            f.loop(v, f.min(f.add(v, 2), s["num_vectors"]), vector)
+
+        f.loop(begin, end, panel)
+
+    def _row(self, f: Function, s: Any, v: Any) -> Val:
+        return f.at(_ptr(f, s["vectors"]), f.mul(v, ROW))
+
+    def _multiply(
+        self, f: Function, w: Any, s: Any, own: Val, a: Val, b: Val, room: Val, y: Val, begin: Any, end: Any, t: Any
+    ) -> None:
+        """A block of row tiles from `t` on, for all panels."""
+        row = f.add(f.mul(t, w["rows"]), f.min(t, w["extra"]))
+        stop = f.min(f.add(t, s["block"]), w["tiles"])
+        a = f.at(a, f.mul(t, f.mul(s["k"], self.tile_step)))
+
+        def panel(p: Any) -> None:
+            at = self._row(f, s, f.mul(p, 2))
+            out, direct, count = [f.load("i64", f.at(at, place), 8) for place in (OUT, DIRECT, COUNT)]
+            is_direct = f.icmp("sgt", direct, 0)
+            cm = f.select(is_direct, w["y_channel"], f.int(self.panel_step))
+            _set(f, own, Word.CM, cm)
+            to = f.select(is_direct, f.at(y, out), self._room(f, w, room, f.sub(p, begin)))
+            columns = f.select(is_direct, direct, count)
+            panel_b = f.at(b, f.mul(f.sub(p, begin), s["panel_bytes"]))
+            call_tiles(f, _ptr(f, w["tiles_at"]), own, a, panel_b, f.at(to, f.mul(row, cm)), t, stop, columns)
+
+        f.loop(begin, end, panel)
+
+    def _room(self, f: Function, w: Any, room: Val, number: Any) -> Val:
+        """Where the results of a panel lie that is not stored by the tiles."""
+        return f.at(room, f.mul(number, f.mul(w["outputs"], self.panel_step)))
+
+    def _spread(self, f: Function, w: Any, s: Any, room: Val, y: Val, begin: Any, p: Any) -> None:
+        """Store the results of a panel, if they lie in scratch memory."""
+        source = self._room(f, w, room, f.sub(p, begin))
+
+        def vector(v: Any) -> None:
+            row = self._row(f, s, v)
+            at = f.at(source, f.mul(f.rem(v, 2), self.step))
+            to = f.at(y, f.load("i64", f.at(row, OUT), 8))
+            writes = f.load("i64", f.at(row, WRITES), 8)
+
+            def segment(i: Any) -> None:
+                entry = f.at(row, f.add(f.mul(i, 16), WRITE_SEGMENTS))
+                mask = _mask(f, f.load("i16", f.at(entry, 8), 2), self.lanes)
+
+                def store(_: Any, at: Val, to: Val, mask: Val) -> list[Val]:
+                    store_masked(f, f.load(self.ty, at, self.size), to, self.dtype, self.lanes, mask)
+                    return [f.at(at, self.panel_step), f.at(to, w["y_channel"]), mask]
+
+                f.loop(0, w["outputs"], store, [at, f.at(to, f.load("i64", entry, 8)), mask])
+
+            def scatter() -> None:
+                places = f.load(f"<{self.lanes} x i32>", f.at(row, WRITE_PLACES), 4)
+                mask = _mask(f, f.load("i16", f.at(row, WRITE_SEGMENTS + 8), 2), self.lanes)
+
+                def store(_: Any, at: Val, to: Val, mask: Val) -> list[Val]:
+                    self._scatter(f, f.load(self.ty, at, self.size), to, places, mask)
+                    return [f.at(at, self.panel_step), f.at(to, w["y_channel"]), mask]
+
+                f.loop(0, w["outputs"], store, [at, to, mask])
+
+            f.loop(0, writes, segment)
+            f.when(f.icmp("eq", writes, 0), scatter)
+
+        v = f.mul(p, 2)
+        direct = f.icmp("sgt", f.load("i64", f.at(self._row(f, s, v), DIRECT), 8), 0)
+        stop = f.min(f.add(v, 2), s["num_vectors"])
+        f.loop(v, f.select(direct, f.int(v), f.int(stop)), vector)
+
+    def _sweep_of(self, f: Function, w: Any, i: Any, end: str) -> dict[str, Val]:
+        """The words of the sweep that a chunk belongs to."""
+        size = 8 * len(SWEEP)
+        sweeps = _ptr(f, w["sweeps"])
+
+        def later(j: Any, number: Val) -> list[Val]:
+            stop = f.load("i64", f.at(sweeps, f.add(f.mul(j, size), 8 * SWEEP.index(end))), 8)
+            return [f.int(f.add(number, f.convert("zext", f.icmp("sge", f.int(i), stop), "i64")))]
+
+        (number,) = f.loop(0, w["num_sweeps"], later, [f.int(0)])
+        at = f.at(sweeps, f.mul(number, size))
+        return {name: f.load("i64", f.at(at, 8 * place), 8) for place, name in enumerate(SWEEP)}
+
+
+def _words(f: Function, words: Val) -> dict[str, Val]:
+    return {name: f.load("i64", f.at(words, 8 * place), 8) for place, name in enumerate(WORDS, 2)}
+
+
+def _ptr(f: Function, address: Val) -> Val:
+    return f.value(f"inttoptr i64 {address.ref} to ptr", "ptr")
+
+
+def _set(f: Function, words: Val, word: int, value: Number) -> None:
+    f.store(f.int(value), f.at(words, 8 * word), 8)
+
+
+def _mask(f: Function, bits: Val, lanes: int) -> Val:
+    """The lowest bits as a mask."""
+    return f.value(f"bitcast {f.convert('trunc', bits, f'i{lanes}')} to <{lanes} x i1>", vector("i1", lanes))
+
+
+def _cases(f: Function, cases: Sequence[tuple[Val, Callable[[], object]]]) -> None:
+    """The code of the first case whose condition holds."""
+    after = f.label("after")
+    for condition, body in cases:
+        inside, other = f.label("case"), f.label("other")
+        f.emit(f"br i1 {condition.ref}, label %{inside}, label %{other}")
+        f.start(inside)
+        body()
+        f.emit(f"br label %{after}")
+        f.start(other)
+    f.emit(f"br label %{after}")
+    f.start(after)
