@@ -169,20 +169,15 @@ class WinogradWeightGradKernel:
     def _see(self, f: Function, images: Val, i: Any, number: Any, target: Val, spare: Val) -> None:
         """The elements of a tile of the input: all, or row `i` of them."""
         ty, whole = vector("float", self.lanes), self.pieces == 1
-        lines = [_pick(f, i, [p for p, _, _ in COMBINATIONS]), _pick(f, i, [q for _, q, _ in COMBINATIONS])]
-        rows = self.seen.rows(f, images, number, spare, None if whole else lines)
-        sign = None if whole else f.select(f.icmp("eq", f.int(i), 1), f.const(1.0, ty), f.const(-1.0, ty))
+        rows = self.seen.rows(f, images, number, spare, None if whole else lines_of(f, i))
+        sign = None if whole else sign_of(f, i, ty)
 
         def channel(c: Any, count: int) -> None:
             x = []
             for row in rows:
                 at = f.at(row, f.mul(c, 4))
                 x.append([load(f, f.at(at, j * self.seen.pixel), float32, self.lanes, 1, count) for j in range(4)])
-            if sign is None:
-                values = input_transform(f, x)
-            else:
-                t = [f.op("fadd", a, f.op("fmul", b, sign)) for a, b in zip(*x, strict=True)]
-                values = [f.op(op, t[p], t[q]) for p, q, op in COMBINATIONS]
+            values = input_transform(f, x) if sign is None else input_row(f, x, sign)
             out = f.at(target, f.mul(c, 4))
             for j, value in enumerate(values):
                 store(f, value, f.at(out, j * self.input_step), float32, self.lanes)
@@ -195,11 +190,7 @@ class WinogradWeightGradKernel:
         """The elements of a tile of the gradient for some panels: all, or row `i` of them."""
         ty, whole = vector("float", self.lanes), self.pieces == 1
         rows = self.given.rows(f, images, number, spare)
-        zero, one, minus = (f.const(v, ty) for v in (0.0, 1.0, -1.0))
-        factors = None
-        if not whole:
-            lower = f.select(f.icmp("eq", f.int(i), 0), zero, f.select(f.icmp("eq", f.int(i), 2), minus, one))
-            factors = f.select(f.icmp("eq", f.int(i), 3), zero, one), lower
+        factors = None if whole else factors_of(f, i, ty)
 
         def panel(p: Any) -> None:
             out = f.at(target, f.mul(f.sub(p, start), self.panel_step))
@@ -210,20 +201,16 @@ class WinogradWeightGradKernel:
 
             self._by_panel(f, p, with_columns)
 
-        def four(a: Val, b: Val) -> list[Val]:
-            return [a, f.op("fadd", a, b), f.op("fsub", a, b), b]
-
         def part(p: Any, out: Val, v: int, count: int) -> None:
             place = f.add(f.mul(p, self.width * 4), v * self.lanes * 4)
-            columns = []
-            for j in range(2):
-                at = [f.at(f.at(row, place), j * self.given.pixel) for row in rows]
-                a, b = (load(f, address, float32, self.lanes, 1, count) for address in at)
-                if factors is None:
-                    columns.append(four(a, b))
-                else:
-                    columns.append([f.op("fadd", f.op("fmul", a, factors[0]), f.op("fmul", b, factors[1]))])
-            values = [value for pair in zip(*columns, strict=True) for value in four(*pair)]
+            g = [
+                [
+                    load(f, f.at(f.at(row, place), j * self.given.pixel), float32, self.lanes, 1, count)
+                    for j in range(2)
+                ]
+                for row in rows
+            ]
+            values = output_gradient(f, g) if factors is None else output_gradient_row(f, g, factors)
             for j, value in enumerate(values):
                 store(f, value, f.at(out, j * self.output_step + v * self.lanes * 4), float32, self.lanes)
 
@@ -316,6 +303,45 @@ class WinogradWeightGradKernel:
         f.ret()
         f.finish()
         return self.panels * blocks
+
+
+def lines_of(f: Function, i: Any) -> list[Any]:
+    """The lines of x that row `i` of B' x B is made of."""
+    return [_pick(f, i, [p for p, _, _ in COMBINATIONS]), _pick(f, i, [q for _, q, _ in COMBINATIONS])]
+
+
+def sign_of(f: Function, i: Any, ty: str) -> Val:
+    """By what the second of these lines is multiplied."""
+    return f.select(f.icmp("eq", f.int(i), 1), f.const(1.0, ty), f.const(-1.0, ty))
+
+
+def input_row(f: Function, x: Sequence[Sequence[Val]], sign: Val) -> list[Val]:
+    """A row of B' x B, of two lines of x."""
+    t = [f.op("fadd", a, f.op("fmul", b, sign)) for a, b in zip(*x, strict=True)]
+    return [f.op(op, t[p], t[q]) for p, q, op in COMBINATIONS]
+
+
+def factors_of(f: Function, i: Any, ty: str) -> tuple[Val, Val]:
+    """By what the lines of g are multiplied for row `i` of A g A'."""
+    zero, one, minus = (f.const(v, ty) for v in (0.0, 1.0, -1.0))
+    lower = f.select(f.icmp("eq", f.int(i), 0), zero, f.select(f.icmp("eq", f.int(i), 2), minus, one))
+    return f.select(f.icmp("eq", f.int(i), 3), zero, one), lower
+
+
+def output_gradient(f: Function, g: Sequence[Sequence[Val]]) -> list[Val]:
+    """A g A' of a tile of 2 x 2, with the other sign in the last row and column."""
+    columns = [_four(f, *pair) for pair in zip(*g, strict=True)]
+    return [value for pair in zip(*columns, strict=True) for value in _four(f, *pair)]
+
+
+def output_gradient_row(f: Function, g: Sequence[Sequence[Val]], factors: tuple[Val, Val]) -> list[Val]:
+    """A row of it."""
+    a, b = [f.op("fadd", f.op("fmul", x, factors[0]), f.op("fmul", y, factors[1])) for x, y in zip(*g, strict=True)]
+    return _four(f, a, b)
+
+
+def _four(f: Function, a: Val, b: Val) -> list[Val]:
+    return [a, f.op("fadd", a, b), f.op("fsub", a, b), b]
 
 
 def gradient_transform(f: Function, m: Sequence[Val]) -> list[Val]:
