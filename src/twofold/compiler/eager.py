@@ -28,7 +28,7 @@ from ..ir.evaluate import runner, value_types
 from ..ir.heap import machine_memory
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import TensorType
-from . import eager_convolutions, eager_maps, eager_reductions
+from . import eager_convolutions, eager_maps, eager_recurrent, eager_reductions
 from .eager_products import run_natively
 
 Array = np.ndarray[Any, Any]
@@ -37,7 +37,7 @@ _ELEMENTS = 1 << 15  # of the largest array: fewer take NumPy less time than a p
 _PROGRAM = 1 << 16  # bytes, about, of a program besides its memory for values
 _LARGE = frozenset(("scatter_add",))
 _HEAVY = frozenset((
-    "max_pool", "sum_pool", "sum_pool_grad", "lstm", "lstm_grad", "gru", "gru_grad", "rnn", "rnn_grad",
+    "max_pool", "sum_pool", "sum_pool_grad",
 ))  # fmt: skip
 
 
@@ -51,6 +51,7 @@ def install() -> None:
         eager_convolutions.run_natively(lambda p: _Native(p, always=True).run)
         eager_maps.run_natively()
         eager_reductions.run_natively()
+        eager_recurrent.run_natively()
 
 
 class _Native:

@@ -22,12 +22,12 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from . import team as _team
-from .emit import Function, Module, Val
+from .emit import Function, Module, Number, Val
 from .jit import compile_text
 from .target import Target, host
 
 _HEADER = object.__basicsize__  # of every object; an array's address follows, its rank, sizes and strides
-_RANK, _SIZES, _STRIDES = _HEADER + 8, _HEADER + 16, _HEADER + 24
+_CLASS, _RANK, _SIZES, _STRIDES, _DTYPE = 8, _HEADER + 8, _HEADER + 16, _HEADER + 24, _HEADER + 40
 _WORDS = 64  # of a call's arguments
 _PHASES = 8  # of a call
 _KEPT = 1 << 25  # bytes of memory that a call may keep until it is used again
@@ -62,14 +62,29 @@ def data(f: Function, array: Val) -> Val:
     return f.load("ptr", f.at(array, _HEADER), 8)
 
 
-def size(f: Function, array: Val, axis: int) -> Val:
+def size(f: Function, array: Val, axis: Number) -> Val:
     """An array's size along an axis."""
-    return f.load("i64", f.at(f.load("ptr", f.at(array, _SIZES), 8), 8 * axis), 8)
+    return f.load("i64", f.at(f.load("ptr", f.at(array, _SIZES), 8), f.mul(axis, 8)), 8)
 
 
-def stride(f: Function, array: Val, axis: int) -> Val:
+def stride(f: Function, array: Val, axis: Number) -> Val:
     """An array's stride along an axis, in bytes."""
-    return f.load("i64", f.at(f.load("ptr", f.at(array, _STRIDES), 8), 8 * axis), 8)
+    return f.load("i64", f.at(f.load("ptr", f.at(array, _STRIDES), 8), f.mul(axis, 8)), 8)
+
+
+def class_of(f: Function, object: Val) -> Val:
+    """The address of an object's class."""
+    return f.load("i64", f.at(object, _CLASS), 8)
+
+
+def rank(f: Function, array: Val) -> Val:
+    """An array's number of dimensions."""
+    return f.convert("sext", f.load("i32", f.at(array, _RANK), 4), "i64")
+
+
+def dtype_of(f: Function, array: Val) -> Val:
+    """The address of an array's dtype."""
+    return f.load("i64", f.at(array, _DTYPE), 8)
 
 
 def number(f: Function, value: Val) -> Val:
@@ -83,10 +98,10 @@ def _known_layout() -> bool:
         return False
     word, double = ctypes.c_int64.from_address, ctypes.c_double.from_address
     for array in (np.empty((3, 5)), np.empty((4, 2, 3), np.uint8)[1:, :, ::-1], np.empty(7, np.float32)[::2]):
-        known = [array.ctypes.data, *array.shape, *array.strides]
+        known = [id(np.ndarray), id(array.dtype), array.ctypes.data, *array.shape, *array.strides]
         at = id(array)
         sizes, strides = word(at + _SIZES).value, word(at + _STRIDES).value
-        found = [word(at + _HEADER).value]
+        found = [word(at + place).value for place in (_CLASS, _DTYPE, _HEADER)]
         found += [word(start + 8 * i).value for start in (sizes, strides) for i in range(array.ndim)]
         if ctypes.c_int32.from_address(at + _RANK).value != array.ndim or found != known:
             return False

@@ -40,6 +40,7 @@ class _Recurrent(Recurrence):
     rows: int
     panels: int
     vectors: int
+    state: int
 
     def __init__(self, lowering: Any, node: Node):
         super().__init__(node, lowering.target)
