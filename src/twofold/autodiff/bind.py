@@ -21,6 +21,8 @@ from .tape import Node, ViewNode
 
 def bind(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
     """Apply primitive `p` to tensors; Python numbers among them take the last tensor's dtype."""
+    if p.view:
+        return _bind_view(p, inputs[0], params)
     values = []
     tracked = False  # whether an input requires a gradient, or may do so
     for t in inputs:
@@ -37,7 +39,7 @@ def bind(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
             result = run(*values, **params) if params else run(*values)
         except Exception as e:
             raise complaint(p, values, params, e) from e.__cause__
-        if result.__class__ is not _ndarray or (result.ndim > 1 and not p.view and not result.flags.c_contiguous):
+        if result.__class__ is not _ndarray or (result.ndim > 1 and not result.flags.c_contiguous):
             result = in_rows(p, result)
     else:
         result = tracer.bind(p, inputs, params)
@@ -48,18 +50,31 @@ def bind(p: Primitive, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
         return outs
     out = _new(Tensor)
     out._value = result
-    if p.view:
-        steps = ((p, params),)
-        if tracer is not None:
-            viewed = tracer.is_view(p, inputs[0], params)
-        else:
-            viewed = result.base is values[0] or _shared(result, values[0])
-        if viewed:
-            _link(inputs[0], steps, out)
-        if tracked and mode.grad:
-            record_view(inputs[0], steps, out)
-    elif tracked and mode.grad:
+    if tracked and mode.grad:
         record(p, inputs, params, (out,))
+    return out
+
+
+def _bind_view(p: Primitive, x: Tensor, params: dict[str, Any]) -> Tensor:
+    """`bind` for a view operation."""
+    tracer = mode.tracer
+    out = _new(Tensor)
+    if tracer is not None:
+        out._value = tracer.bind(p, (x,), params)
+        viewed = tracer.is_view(p, x, params)
+    else:
+        array = x._value
+        try:
+            out._value = result = (p.run or runner_of(p))(array, **params)
+        except Exception as e:
+            raise complaint(p, [array], params, e) from e.__cause__
+        owner = result.base
+        viewed = owner is array or (owner is not None and owner is array.base) or _shared(result, array)
+    steps = ((p, params),)
+    if viewed:
+        _link(x, steps, out)
+    if mode.grad and (x._requires_grad or x._base is not None):
+        record_view(x, steps, out)
     return out
 
 
@@ -75,11 +90,8 @@ def runner_of(p: Primitive) -> Callable[..., Any]:
 
 
 def _shared(value: Any, base: Any) -> bool:
-    """Whether the result of a view operation is a view: a reshape may have been a copy."""
-    owner = value.base
-    if value is base or (owner is not None and owner is base.base):
-        return True
-    return not value.size or np.may_share_memory(value, base)
+    """Whether the result of a view operation is a view, where the owners of memory do not show it."""
+    return value is base or not value.size or np.may_share_memory(value, base)
 
 
 def _link(base: Tensor, steps: tuple[Any, ...], out: Tensor) -> None:

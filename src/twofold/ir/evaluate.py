@@ -57,21 +57,17 @@ def runner(p: Primitive) -> Callable[..., Any]:
     numpy, rule, accepted = p.numpy, p.type_rule, set[Any]()
 
     def run(*values: Any, **params: Any) -> Any:
-        key: list[Any] = [*params, *params.values()]
-        for v in values:
-            if isinstance(v, _ndarray):
-                key.append(v.dtype)
-                key += v.shape
-            else:
-                key.append(v.__class__)
+        kinds = [(v.shape, v.dtype) if isinstance(v, _ndarray) else v.__class__ for v in values]
+        key = (*params, *params.values(), *kinds)
         try:
-            known = tuple(key) in accepted
+            known = key in accepted
         except TypeError:  # a param that can't be hashed
-            known, key = False, []
+            rule(*value_types(values), **params)
+            return numpy(*values, **params)
         if not known:
             rule(*value_types(values), **params)
-            if key and len(accepted) < _REMEMBERED:
-                accepted.add(tuple(key))
+            if len(accepted) < _REMEMBERED:
+                accepted.add(key)
         return numpy(*values, **params)
 
     return run

@@ -123,6 +123,8 @@ def canonical_dims(dims: int | Sequence[int] | None, ndim: int, *, op: str | Non
     """Sorted dimension numbers; None means all. Repeats are an error."""
     if dims is None:
         return ALL_DIMS[ndim]
+    if dims.__class__ is int and -ndim <= dims < ndim:
+        return (dims % ndim,)
     if not isinstance(dims, (tuple, list)):
         dims = (dims,)  # type: ignore[assignment]
     out = sorted(canonical_dim(d, ndim, op=op) for d in dims)  # type: ignore[union-attr]

@@ -246,15 +246,21 @@ def _only_adds_dims(old: Shape, new: Shape) -> bool:
 
 
 def _expand(x: Array, *, shape: Shape) -> Array:
-    if _only_adds_dims(x.shape, shape):
-        return x[(None,) * (len(shape) - x.ndim) + (...,)]
+    old, strides = x.shape, x.strides
+    lead = len(shape) - len(old)
+    if _only_adds_dims(old, shape):
+        return x[(None,) * lead + (...,)]
     if x.dtype.kind not in _BUFFERED or not x.flags.c_contiguous:
         return np.broadcast_to(x, shape)
-    lead, strides = len(shape) - x.ndim, x.strides
-    if shape[lead:] != x.shape:
-        strides = tuple([s if n == m else 0 for n, m, s in zip(x.shape, shape[lead:], strides, strict=True)])
+    if shape[lead:] != old:
+        kept = []
+        for n, m, s in zip(old, shape[lead:], strides, strict=True):
+            if n != m and n != 1:
+                raise ValueError
+            kept.append(s if n == m else 0)
+        strides = tuple(kept)
     out = np.ndarray(shape, x.dtype, x, 0, (0,) * lead + strides)  # NumPy's function takes seven times as long
-    out.flags.writeable = False
+    out.setflags(write=False)
     return out
 
 
@@ -294,6 +300,7 @@ expand: Primitive = Primitive(
         ErrorSample((np.zeros((2, 3)),), {"shape": (3,)}, ShapeError, "does not expand to (3,)"),
     ),
     torch=lambda torch, x, *, shape: x.expand(shape),
+    checked_by_numpy=True,
     view=True,
     write=_expand_write,
 )

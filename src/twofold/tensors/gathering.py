@@ -17,6 +17,8 @@ from ..primitives import index as I
 from ..primitives import movement as M
 from ._keys import check_mask, constant, indices_of_mask
 from ._registry import function
+from ._shapes import sizes
+from ._views import part, picked
 from .indexing import fit, flat, getitem, result_shape, value_as
 
 # --- whole slices along a dimension --------------------------------------------------------------
@@ -152,6 +154,9 @@ def select(input: Tensor, dim: int, index: int) -> Tensor:
     if not input.ndim:
         raise OutOfBoundsError("a 0-d tensor has no dimension to select from", op="select")
     dim = canonical_dim(dim, input.ndim, op="select")
+    n = input.shape[dim]
+    if index.__class__ is int and -n <= index < n:
+        return picked(input, dim, index % n)
     return getitem(input, (slice(None),) * dim + (index,))
 
 
@@ -167,7 +172,7 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     """
     dim = canonical_dim(dim, input.ndim, op="narrow")
     n = input.shape[dim] if input.ndim else 0
-    start = int(start)
+    start, (length,) = int(start), sizes((length,), "narrow")
     first = start + n if start < 0 else start
     if not input.ndim or not 0 <= first <= n or not 0 <= length <= n - first:
         raise OutOfBoundsError(
@@ -175,7 +180,7 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
             op="narrow",
             hint=f"start + length must be at most {n}, and length not negative",
         )
-    return getitem(input, (slice(None),) * dim + (slice(first, first + length),))
+    return part(input, dim, first, first + length)
 
 
 # --- single elements -----------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from ..primitives import movement as M
 from ..primitives.reduce import cumsum
 from ._keys import MASK_HINT, Plan, array_of, constant, indices_of_mask, plan
 from ._registry import assign, function
+from ._views import picked
 from .promotion import cast_to, matched
 
 # --- x[...] --------------------------------------------------------------------------------------
@@ -38,7 +39,7 @@ def getitem(x: Tensor, key: Any) -> Tensor:
         if key.__class__ is int:
             shape = x._value.shape
             if shape and -shape[0] <= key < shape[0]:
-                return _item(x, key, shape)
+                return picked(x, 0, key if key >= 0 else key + shape[0])
         elif isinstance(key, Tensor):
             places = key._value
             if places.dtype is _INT64 and places.shape and x._value.shape:
@@ -58,35 +59,41 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     return I.index(out, *p.indices, dims=tuple(p.dims))
 
 
-def _item(x: Tensor, i: int, shape: Shape) -> Tensor:
-    """`x[i]` of a number in bounds, which loops over tensors ask for all the time."""
-    rest = shape[1:]
-    ones = (1,) * len(shape)
-    at = i if i >= 0 else i + shape[0]
-    cut = {"start": (at, *(0,) * len(rest)), "stop": (at + 1, *rest), "step": ones}
-    return bind_view(x, ((M.slice, cut), (M.reshape, {"shape": rest})), x._value[i, ...])
-
-
 def _plain_view(x: Tensor, key: tuple[Any, ...]) -> Tensor | None:
-    """`x[key]` if all is plain integers and slices: the commonest keys, several times as fast.
+    """`x[key]` if all is plain integers, slices, None and `...`: the commonest keys, several times as fast.
 
     None for other keys, and for wrong ones.
     """
     array = x._value
     shape = array.shape
-    if len(key) > len(shape):
-        return None
     start: list[int] = []
     stop: list[int] = []
     step: list[int] = []
-    picks = False
-    for k, n in zip(key, shape, strict=False):
+    sliced = reshaped = dotted = False
+    for place, k in enumerate(key):
+        if k is None:
+            reshaped = True
+            continue
+        d = len(start)
+        if k is Ellipsis:
+            if dotted:
+                return None
+            behind = [later for later in key[place + 1 :] if later is not None]
+            whole = shape[d : len(shape) - len(behind)]
+            start += [0] * len(whole)
+            stop += whole
+            step += [1] * len(whole)
+            dotted = True
+            continue
+        if d == len(shape):
+            return None
+        n = shape[d]
         if k.__class__ is int:
             if not -n <= k < n:
                 return None
             a = k if k >= 0 else k + n
             b, s = a + 1, 1
-            picks = True
+            reshaped = True
         elif k.__class__ is slice:
             try:
                 a, b, s = k.indices(n)
@@ -96,15 +103,19 @@ def _plain_view(x: Tensor, key: tuple[Any, ...]) -> Tensor | None:
                 return None
         else:
             return None
+        sliced = True
         start.append(a)
         stop.append(b)
         step.append(s)
-    rest = len(shape) - len(key)
-    params = {"start": (*start, *(0,) * rest), "stop": (*stop, *shape[len(key) :]), "step": (*step, *(1,) * rest)}
-    out = array[(*key, ...)]
-    if not picks:
-        return bind_view(x, ((M.slice, params),), out)
-    return bind_view(x, ((M.slice, params), (M.reshape, {"shape": out.shape})), out)
+    rest = shape[len(start) :]
+    out = array[key if dotted else (*key, ...)]
+    steps: tuple[Any, ...] = ()
+    if sliced or not reshaped:
+        starts, stops, ones = (*start, *(0,) * len(rest)), (*stop, *rest), (*step, *(1,) * len(rest))
+        steps = ((M.slice, {"start": starts, "stop": stops, "step": ones}),)
+    if reshaped:
+        steps = (*steps, (M.reshape, {"shape": out.shape}))
+    return bind_view(x, steps, out)
 
 
 def _basic(x: Tensor, p: Plan) -> Tensor:

@@ -20,6 +20,7 @@ from ..ir.dtypes import as_dtype, bfloat16
 from ..ir.errors import AutogradError, DTypeError, ShapeError, TraceError
 from ..primitives import elementwise, movement
 from ._registry import function
+from ._views import picked
 
 Array = np.ndarray[Any, Any]
 
@@ -143,14 +144,7 @@ def _len(self: Tensor) -> int:
 def _iter(self: Tensor) -> Iterator[Tensor]:
     if not self.shape:
         raise DTypeError("a 0-d tensor can't be iterated over", op="iter", hint="use item() for its number")
-    return (_row(self, i) for i in range(self.shape[0]))
-
-
-def _row(t: Tensor, i: int) -> Tensor:
-    shape = t.shape
-    low, ones = (i, *(0 for _ in shape[1:])), (1,) * len(shape)
-    row = movement.slice(t, start=low, stop=(i + 1, *shape[1:]), step=ones)
-    return movement.reshape(row, shape=shape[1:])
+    return (picked(self, 0, i) for i in range(self.shape[0]))
 
 
 @function(name="__reversed__", module=False)

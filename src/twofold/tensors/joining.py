@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..autodiff.bind import bind_view
-from ..autodiff.handle import Tensor, mode, wrap
+from ..autodiff.bind import bind
+from ..autodiff.handle import Tensor, wrap
 from ..ir.dtypes import int64, promote
 from ..ir.errors import DTypeError, ShapeError
 from ..ir.types import canonical_dim
@@ -17,6 +17,7 @@ from ..primitives import index as I
 from ..primitives import movement as P
 from ._registry import function
 from ._shapes import sizes
+from ._views import part, picked, reshaped
 from .movement import _atleast, _several, _to_1d, _to_2d, _to_3d
 
 # --- join ----------------------------------------------------------------------------------------
@@ -29,11 +30,15 @@ def _alike(tensors: Any, op: str) -> tuple[Tensor, ...]:
     tensors = tuple(tensors)
     if not tensors:
         raise ShapeError("no tensors were given", op=op, hint="pass a list with at least one tensor")
+    alike, first = True, None
     for i, x in enumerate(tensors):
         if not isinstance(x, Tensor):
             raise DTypeError(f"item {i} is no tensor but {type(x).__name__}", op=op)
-    first = tensors[0]._value.dtype
-    if all(x._value.dtype is first for x in tensors):
+        if first is None:
+            first = x._value.dtype
+        elif x._value.dtype is not first:
+            alike = False
+    if alike:
         return tensors
     dtype = tensors[0].dtype
     for x in tensors:
@@ -58,15 +63,24 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     if not first:
         raise ShapeError("0-d tensors can't be joined", op="cat", hint="use stack()")
     dim = canonical_dim(dim, len(first), op="cat")
-    for i, x in enumerate(kept):
-        shape = x._value.shape
-        if shape[:dim] != first[:dim] or shape[dim + 1 :] != first[dim + 1 :] or len(shape) != len(first):
-            raise ShapeError(
-                f"shapes {first} and {shape} (tensor {i}) do not fit along dimension {dim}",
-                op="cat",
-                hint=f"all sizes but that of dimension {dim} must be equal",
-            )
-    return P.concat(*kept, dim=dim)
+    try:
+        return bind(P.concat, kept, {"dim": dim})
+    except ShapeError:
+        raise _unfit(kept, dim) from None
+
+
+def _unfit(xs: Sequence[Tensor], dim: int) -> ShapeError:
+    """The error of tensors that do not fit along `dim`."""
+
+    def others(x: Tensor) -> Any:
+        return x.ndim, x.shape[:dim], x.shape[dim + 1 :]
+
+    i = next(i for i, x in enumerate(xs) if others(x) != others(xs[0]))
+    return ShapeError(
+        f"shapes {xs[0].shape} and {xs[i].shape} (tensor {i}) do not fit along dimension {dim}",
+        op="cat",
+        hint=f"all sizes but that of dimension {dim} must be equal",
+    )
 
 
 @function(method=False, dims=True)
@@ -79,19 +93,20 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
             [0., 1.]])
     """
     xs = _alike(tensors, "stack")
-    shape = xs[0].shape
-    for i, x in enumerate(xs):
+    shape = xs[0]._value.shape
+    for x in xs:
         if x._value.shape != shape:
+            i = next(i for i, x in enumerate(xs) if x.shape != shape)
             raise ShapeError(
-                f"all shapes must be equal, but tensor 0 has shape {shape} and tensor {i} {x.shape}",
+                f"all shapes must be equal, but tensor 0 has shape {shape} and tensor {i} {xs[i].shape}",
                 op="stack",
                 hint="use cat() to join along an existing dimension",
             )
     dim = canonical_dim(dim, len(shape) + 1, op="stack")
     if dim == len(shape):
         new = (*shape, 1)
-        return P.concat(*[P.reshape(x, shape=new) for x in xs], dim=dim)
-    out = P.reshape(P.concat(*xs, dim=dim), shape=(*shape[:dim], len(xs), *shape[dim:]))
+        return bind(P.concat, tuple([reshaped(x, new) for x in xs]), {"dim": dim})
+    out = reshaped(bind(P.concat, xs, {"dim": dim}), (*shape[:dim], len(xs), *shape[dim:]))
     out._base, out._steps = None, ()  # nobody else has what it is a view of
     return out
 
@@ -163,17 +178,6 @@ def block_diag(*tensors: Any) -> Tensor:
 
 
 # --- split ---------------------------------------------------------------------------------------
-
-
-def part(x: Tensor, dim: int, start: int, stop: int, step: int = 1) -> Tensor:
-    """A view of `x[..., start:stop:step, ...]` along `dim` (all canonical)."""
-    shape = x.shape
-    starts, stops, steps = [0] * len(shape), list(shape), [1] * len(shape)
-    starts[dim], stops[dim], steps[dim] = start, stop, step
-    params = {"start": tuple(starts), "stop": tuple(stops), "step": tuple(steps)}
-    if mode.tracer is not None or step < 0:
-        return P.slice(x, **params)
-    return bind_view(x, ((P.slice, params),), x._value[(*(slice(None),) * dim, slice(start, stop, step), ...)])
 
 
 def _parts(x: Tensor, dim: int, ends: Sequence[int]) -> tuple[Tensor, ...]:
@@ -327,8 +331,7 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """
     _needs_dims(input, "unbind")
     dim = canonical_dim(dim, input.ndim, op="unbind")
-    shape = (*input.shape[:dim], *input.shape[dim + 1 :])
-    return tuple([P.reshape(part(input, dim, i, i + 1), shape=shape) for i in range(input.shape[dim])])
+    return tuple([picked(input, dim, i) for i in range(input.shape[dim])])
 
 
 # --- repeat --------------------------------------------------------------------------------------

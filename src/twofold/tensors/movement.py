@@ -10,17 +10,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..autodiff.bind import bind
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import DType
 from ..ir.errors import DTypeError, ShapeError
-from ..ir.types import Shape, broadcast_shapes, canonical_dim, canonical_dims
+from ..ir.types import ALL_DIMS, Shape, broadcast_shapes, canonical_dim, canonical_dims
 from ..primitives import elementwise as E
 from ..primitives import movement as P
 from ._bits import view_dtype
 from ._registry import METHODS, _put, assign, function
 from ._shapes import dims as _dims
 from ._shapes import infer, sizes
+from ._views import expanded, permuted, reshaped
 
 # --- shape ---------------------------------------------------------------------------------------
 
@@ -44,7 +44,7 @@ def reshape(input: Tensor, *args: Any, shape: Any = None) -> Tensor:
     if -1 in want:
         want = infer(want, input, "reshape")
     try:
-        return bind(P.reshape, (input,), {"shape": want})
+        return reshaped(input, want)
     except ShapeError:
         infer(want, input, "reshape")  # which knows what to do about it
         raise
@@ -69,7 +69,14 @@ def view(input: Tensor, *shape: Any, size: Any = None, dtype: DType | None = Non
         shape = (size,) if dtype is None else (dtype,)
     if len(shape) == 1 and isinstance(shape[0], DType):
         return view_dtype(input, shape[0])
-    out = P.reshape(input, shape=infer(sizes(shape, "view"), input, "view"))
+    want = sizes(shape, "view")
+    if -1 in want:
+        want = infer(want, input, "view")
+    try:
+        out = reshaped(input, want)
+    except ShapeError:
+        infer(want, input, "view")  # which knows what to do about it
+        raise
     if (out._storage is None or out._storage is not input._storage) and input.type_.size:
         text = ", ".join(map(str, out.shape))
         raise ShapeError(
@@ -111,9 +118,9 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     >>> tw.zeros(2, 3, 4).flatten(1).shape
     (2, 12)
     """
-    shape = input.shape
+    shape = input._value.shape
     if not shape:
-        return P.reshape(input, shape=(1,))
+        return reshaped(input, (1,))
     start = canonical_dim(start_dim, len(shape), op="flatten")
     end = canonical_dim(end_dim, len(shape), op="flatten")
     if start > end:
@@ -121,7 +128,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     if start == end:
         return input
     merged = (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :])
-    return bind(P.reshape, (input,), {"shape": merged})
+    return reshaped(input, merged)
 
 
 @function
@@ -140,7 +147,7 @@ def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
     if (-1 in new and (known == 0 or n % known)) or (-1 not in new and known != n):
         raise ShapeError(f"dimension {dim} of size {n} can't be split into {new}", op="unflatten")
     new = tuple([n // known if s == -1 else s for s in new])
-    return P.reshape(input, shape=(*input.shape[:dim], *new, *input.shape[dim + 1 :]))
+    return reshaped(input, (*input.shape[:dim], *new, *input.shape[dim + 1 :]))
 
 
 @function
@@ -151,7 +158,7 @@ def ravel(input: Tensor) -> Tensor:
     >>> tw.ones(2, 2).ravel()
     tensor([1., 1., 1., 1.])
     """
-    return P.reshape(input, shape=(math.prod(input.shape),))
+    return reshaped(input, (math.prod(input._value.shape),))
 
 
 @function(dims=True)
@@ -162,8 +169,13 @@ def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     >>> tw.zeros(1, 3, 1).squeeze().shape, tw.zeros(1, 3, 1).squeeze(0).shape
     ((3,), (3, 1))
     """
-    drop = canonical_dims(dim, input.ndim, op="squeeze")
-    return P.reshape(input, shape=tuple([n for i, n in enumerate(input.shape) if n != 1 or i not in drop]))
+    shape = input._value.shape
+    if dim is None:
+        kept = [n for n in shape if n != 1]
+    else:
+        drop = canonical_dims(dim, len(shape), op="squeeze")
+        kept = [n for i, n in enumerate(shape) if n != 1 or i not in drop]
+    return reshaped(input, tuple(kept))
 
 
 @function(dims=True)
@@ -174,9 +186,9 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     >>> tw.zeros(3).unsqueeze(-1).shape
     (3, 1)
     """
-    shape = input.shape
+    shape = input._value.shape
     at = canonical_dim(dim, len(shape) + 1, op="unsqueeze")
-    return bind(P.reshape, (input,), {"shape": (*shape[:at], 1, *shape[at:])})
+    return reshaped(input, (*shape[:at], 1, *shape[at:]))
 
 
 # --- order of dimensions -------------------------------------------------------------------------
@@ -200,7 +212,7 @@ def permute(input: Tensor, *args: Any, dims: Any = None) -> Tensor:
             f"a tensor of shape {input.shape} has {input.ndim} dimensions, but the new order names {len(order)}",
             op="permute",
         )
-    return bind(P.permute, (input,), {"dims": order})
+    return permuted(input, order)
 
 
 @function(aliases=("swapaxes", "swapdims"))
@@ -213,7 +225,7 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """
     n = len(input._value.shape)
     a, b = canonical_dim(dim0, n, op="transpose"), canonical_dim(dim1, n, op="transpose")
-    return bind(P.permute, (input,), {"dims": _swapped(n, a, b)})
+    return permuted(input, _swapped(n, a, b))
 
 
 @functools.lru_cache
@@ -235,11 +247,12 @@ def t(input: Tensor) -> Tensor:
     tensor([[1],
             [2]])
     """
-    if input.ndim > 2:
+    n = len(input._value.shape)
+    if n > 2:
         raise ShapeError(
             f"t() takes at most 2 dimensions, got shape {input.shape}", op="t", hint="use transpose(-2, -1) or mT"
         )
-    return P.permute(input, dims=tuple(reversed(range(input.ndim))))
+    return permuted(input, _REVERSED[n])
 
 
 @function(aliases=("moveaxis",))
@@ -291,7 +304,8 @@ def _h(input: Tensor) -> Tensor:
     return _adjoint(input, "H") if input.ndim else input
 
 
-_put(METHODS, "T", property(lambda x: P.permute(x, dims=tuple(reversed(range(x.ndim)))), doc="Dims reversed."))
+_REVERSED = tuple([dims[::-1] for dims in ALL_DIMS])
+_put(METHODS, "T", property(lambda x: permuted(x, _REVERSED[len(x._value.shape)]), doc="Dims reversed."))
 _put(METHODS, "mT", property(lambda x: _matrix_transpose(x, "mT"), doc="The last two dimensions exchanged."))
 _put(METHODS, "H", property(_h, doc="The conjugate transpose of a matrix."))
 _put(METHODS, "mH", property(lambda x: _adjoint(x, "mH"), doc="Conjugate of the last two dims exchanged."))
@@ -316,27 +330,35 @@ def expand(input: Tensor, *args: Any, size: Any = None, implicit: bool = False) 
 
 
 def _expand(input: Tensor, want: Shape, op: str) -> Tensor:
-    old = input.shape
+    old = input._value.shape
     lead = len(want) - len(old)
     if lead < 0:
         raise ShapeError(f"shape {old} can't be expanded to {want}, which has fewer dimensions", op=op)
-    new = []
+    if -1 in want[lead:]:
+        want = want[:lead] + tuple([have if n == -1 else n for n, have in zip(want[lead:], old, strict=True)])
+    if want == old:
+        return permuted(input, ALL_DIMS[len(old)])  # a view that can be written
+    try:
+        return expanded(input, want)
+    except ShapeError:
+        raise _unexpandable(old, want, op) from None
+
+
+def _unexpandable(old: Shape, want: Shape, op: str) -> ShapeError:
+    lead, text = len(want) - len(old), ""
     for i, n in enumerate(want):
         have = old[i - lead] if i >= lead else None
-        if n == -1 and have is not None:
-            n = have
-        elif n < 0 or have not in (None, 1, n):
-            raise ShapeError(
-                f"shape {old} can't be expanded to {want}: "
-                + (f"dimension {i} has size {have}, not 1" if have is not None else "a new dimension can't be -1"),
-                op=op,
-                hint="only dimensions of size 1 can be expanded; -1 keeps a size",
-            )
-        new.append(n)
-    shape = tuple(new)
-    if shape == old:
-        return P.permute(input, dims=tuple(range(len(old))))  # a view that can be written
-    return P.expand(input, shape=shape)
+        if n < 0:
+            text = f"{n} is no size" if have is not None else "a new dimension can't be -1"
+        elif have not in (None, 1, n):
+            text = f"dimension {i} has size {have}, not 1"
+        if text:
+            break
+    return ShapeError(
+        f"shape {old} can't be expanded to {want}: {text}",
+        op=op,
+        hint="only dimensions of size 1 can be expanded; -1 keeps a size",
+    )
 
 
 @function

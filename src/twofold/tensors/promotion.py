@@ -133,6 +133,38 @@ def _wrapped_integer(x: int, dtype: DType) -> int:
     return x - (1 << bits) if dtype.is_signed and x >> (bits - 1) else x
 
 
+def _agreeing(operands: Sequence[Any], floating: bool) -> list[Any] | None:
+    """Tensors of one dtype with numbers that it holds for certain, as `matched` gives them; None for others."""
+    dtype: Any = None
+    for x in operands:
+        if isinstance(x, Tensor):
+            if dtype is None:
+                dtype = x._value.dtype
+            elif x._value.dtype is not dtype:
+                return None
+    if dtype is None:
+        return None
+    kind = dtype.kind
+    fits = FITS[kind]
+    if floating and not fits:
+        return None
+    xs: list[Any] = []
+    for x in operands:
+        if not isinstance(x, Tensor):
+            if x.__class__ is int:
+                if kind in INTEGERS:
+                    if not 0 <= x < 128:
+                        return None
+                elif fits is not _FLOAT:
+                    return None
+                else:
+                    x = float(x)
+            elif x.__class__ is not float or fits is not _FLOAT:
+                return None
+        xs.append(x)
+    return xs
+
+
 def matched(op: str, *operands: Any, floating: bool = False) -> Sequence[Any]:
     """The operands in their common dtype; `floating` turns integers into the default dtype.
 
@@ -144,6 +176,9 @@ def matched(op: str, *operands: Any, floating: bool = False) -> Sequence[Any]:
             kind = a._value.dtype
             if kind is b._value.dtype and (not floating or FITS[kind.kind]):
                 return operands
+    found = _agreeing(operands, floating)
+    if found is not None:
+        return found
     xs = [operand(x, op) for x in operands]
     if not any(isinstance(x, Tensor) for x in xs):
         raise DTypeError(f"expected a tensor among the arguments, got {', '.join(map(repr, xs))}", op=op)
