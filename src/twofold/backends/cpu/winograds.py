@@ -1,15 +1,15 @@
-"""Winograd convolutions of arrays, and their weight gradients, on open kernels (kernels/filtering.py)."""
+"""Winograd convolutions of arrays, and their gradients, on open kernels: filtering.py and filteringgrad.py."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...ir.dtypes import float32
+from ...ir.types import Shape
 from . import open as _open
 from .copies import row_major
 from .emit import Module
@@ -23,160 +23,225 @@ from .target import Target, host
 Array = np.ndarray[Any, Any]
 Pairs = tuple[tuple[int, int], ...]
 
+_LITTLE = 1 << 21  # multiply-adds that an entry does
+_OWN = 1 << 20  # bytes of an entry's memory
 _SCRATCH = 600 << 10  # bytes of transformed tiles and products that a worker holds at a time
 _FEW_CHUNKS = 16
-_TOGETHER = 8 << 20  # bytes of padded images that are made before they are read
-_CHUNK = 1 << 14  # elements of a chunk of copying
-_PLANS = 1024  # that are kept
+_TOGETHER = 8 << 20  # bytes of images that are laid before they are read
+_CHUNK = 1 << 14  # elements of a chunk of laying
 
 
-def suits(
-    inputs: int,
-    outputs: int,
-    size: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
+def plan(
+    name: str,
+    a: Shape,
+    b: Shape,
+    *,
+    stride: Shape,
+    padding: Pairs,
+    dilation: Shape,
     groups: int,
-) -> bool:
-    """Whether compiled code computes a convolution of float32, or one of its gradients, by Winograd's algorithm.
+    input_size: Shape | None = None,
+    kernel_size: Shape | None = None,
+) -> Callable[[Array, Array], Array] | None:
+    """What computes a convolution of float32, or one of its gradients; None where compiled code does it otherwise.
 
     Args:
-        inputs, outputs: channels.
-        size: height and width of the result; for the weight gradient, of the result's gradient.
+        name: conv, conv_input_grad or conv_weight_grad; the others are its operands' shapes, and its params.
     """
-    if groups != 1 or kernel != (3, 3) or stride != (1, 1) or dilation != (1, 1):
-        return False
-    return is_worth_it(inputs, outputs, *size)
-
-
-def forward(
-    x: Array, w: Array, padding: Pairs, adjoint: bool = False, size: tuple[int, ...] | None = None
-) -> Array:
-    """A convolution, or the gradient with respect to its input.
-
-    Args:
-        x: (N, C, H, W), float32; the gradient of the result if `adjoint`.
-        w: (O, C, 3, 3).
-        padding: of the convolution.
-        size: height and width of the result if `adjoint`.
-    """
-    return _kernels().forward(x, w, padding, adjoint, size)
-
-
-def weight_grad(x: Array, g: Array, padding: Pairs) -> Array:
-    """The gradient with respect to the weight, (O, C, 3, 3).
-
-    Args:
-        x: the input, (N, C, H, W), float32.
-        g: the gradient of the result, (N, O, H', W').
-        padding: of the convolution.
-    """
-    return _kernels().weight_grad(x, g, padding)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What follows from sizes.
-
-    Attributes:
-        words: all arguments but addresses, from word 2 on.
-        chunks: of the kernels.
-        nbytes: of what they make in memory.
-        scratch: bytes of a worker's scratch memory.
-    """
-
-    words: list[int]
-    chunks: tuple[int, ...]
-    nbytes: tuple[int, ...]
-    scratch: int
+    is_weight, is_adjoint = name == "conv_weight_grad", name == "conv_input_grad"
+    kernel = kernel_size if is_weight else b[2:]
+    if (kernel, stride, dilation, groups) != ((3, 3), (1, 1), (1, 1), 1) or 0 in (*a, *b):
+        return None
+    size = b[2:] if is_weight else input_size
+    if size is None:
+        size = tuple([n + lo + hi - 2 for n, (lo, hi) in zip(a[2:], padding, strict=True)])
+    outputs = b[1] if is_weight or is_adjoint else b[0]
+    if 0 in size or not is_worth_it(a[1], outputs, *size):
+        return None
+    low = [2 - lo if is_adjoint else lo for lo, _ in padding]
+    if is_weight:
+        return Gather(_kernels(), a, b, low)
+    return Filter(_kernels(), a, b, low, size, is_adjoint)
 
 
 class Winograds:
-    """The functions for a processor; this one's by default."""
+    """The functions for a processor; this one's by default.
+
+    Attributes:
+        filters, gathers: addresses of the phases of a convolution, and of a weight gradient.
+        tiles: that of the tiles of products.
+        little: an entry, see `emit_serial`; None if there is none.
+        own: the address of its memory.
+    """
 
     def __init__(self, target: Target | None = None):
         target = target or host()
         self.lanes, self.most = target.lanes(4), target.tile_rows
-        filtering, gathering = FilterKernels(target), GatherKernels(target)
-        self.least_width = filtering.least_width
-        self._codes = []
-        for kernels in (filtering, gathering):
+        self.least_width = FilterKernels(target).least_width
+        codes = []
+        for kernels in (FilterKernels(target), GatherKernels(target)):
             module = Module(target.half)
             kernels.emit(module)
-            self._codes.append(_open.Loaded(module, target))
-        self._at = [self._codes[0].address(name) for name in ("panels", "lay", "filter")]
-        self._grad_at = [self._codes[1].address(name) for name in ("lay", "lay_other", "gather", "combine")]
+            codes.append(_open.Loaded(module, target))
+        self._codes = codes
+        self.filters = [codes[0].address(name) for name in ("panels", "lay", "filter")]
+        self.gathers = [codes[1].address(name) for name in ("lay", "lay_other", "gather", "combine")]
         self._products = products_of(float32) if target == host() else Products(float32, target)
-        self._plan = functools.lru_cache(_PLANS)(self._planned)
-        self._grad_plan = functools.lru_cache(_PLANS)(self._grad_planned)
+        self.tiles, self.own = self._products.tiles, 0
+        self.little: Callable[..., Array] | None = None
+        if _open.HAS_ENTRIES:
+            self._room = np.empty(_OWN + 64, np.uint8)
+            self.own = -(-_open.address_of(self._room) // 64) * 64
+            self.little = codes[0].entry("serial")
 
-    def _panels(self, outputs: int) -> tuple[int, int]:
+    def panels(self, outputs: int) -> tuple[int, int]:
         """Columns of a panel, and how many there are."""
         width = self.least_width if outputs <= self.lanes else 2 * self.lanes
         return width, -(-outputs // width)
 
-    def _pixel(self, channels: int) -> int:
+    def pixel(self, channels: int) -> int:
         """Bytes of a pixel with channels last."""
         return -(-channels // self.lanes) * self.lanes * 4
 
-    # --- the convolution and its input gradient -----------------------------------------------------
 
-    def forward(self, x: Array, w: Array, padding: Pairs, adjoint: bool, size: tuple[int, ...] | None) -> Array:
-        """See the function."""
-        x = x if x.strides[3] == 4 else row_major(x)
-        w = w if w.strides[2:] == (12, 4) else row_major(w)
-        low = tuple([2 - lo if adjoint else lo for lo, _ in padding])
-        if size is None:
-            size = tuple([n + lo + hi - 2 for n, (lo, hi) in zip(x.shape[2:], padding, strict=True)])
-        out = np.empty((x.shape[0], w.shape[adjoint], *size), np.float32)
-        image = (size[0] + size[0] % 2 + 2) * (size[1] + size[1] % 2 + 2) * self._pixel(x.shape[1])
-        together = max(1, min(len(x), _TOGETHER // image))
-        sizes = x.shape[1:], x.strides, w.strides, low, adjoint, out.shape[1:]
+class _Run(NamedTuple):
+    """Phases with the same words.
+
+    Attributes:
+        words: from word 2 on, without addresses.
+        phases: code and chunks.
+        shifts: bytes from the beginning of both operands and of the result.
+    """
+
+    words: Array
+    phases: list[tuple[int, int]]
+    shifts: tuple[int, int, int]
+
+
+class _Task:
+    """What is computed of two arrays of certain shapes, by runs one after the other.
+
+    Args:
+        shape: of the result.
+        slots: the words for the addresses of the operands and of the result.
+        made: words for the address of each thing that is made in memory, and how many bytes that takes.
+        scratch: bytes of a worker's scratch memory.
+        work: multiply-adds.
+    """
+
+    def __init__(
+        self,
+        code: Winograds,
+        shape: Shape,
+        runs: Sequence[_Run],
+        slots: tuple[int, int, int],
+        made: Sequence[tuple[tuple[int, ...], int]],
+        scratch: int,
+        work: int,
+    ):
+        self._code, self.shape, self._runs, self._slots = code, shape, runs, slots
+        self._scratch = -(-scratch // 4096) * 4096
+        *starts, self._nbytes = itertools.accumulate([nbytes for _, nbytes in made], initial=0)
+        self._places = [(word, at) for (words, _), at in zip(made, starts, strict=True) for word in words]
+        self._little, self._table = code.little, np.empty(0, np.int64)
+        if len(runs) > 1 or work > _LITTLE or self._nbytes + self._scratch > _OWN:
+            self._little = None
+        if self._little is not None:
+            self._table = self._serial(runs[0])
+
+    def _serial(self, run: _Run) -> Array:
+        """What the entry is given besides arrays, see `emit_serial`."""
+        head = 7 + 3 * len(run.phases)
+        table = np.zeros(head + 2 + len(run.words), np.int64)
+        start = _open.address_of(table) + 8 * head
+        for i, (word, shift) in enumerate(zip(self._slots, run.shifts, strict=True)):
+            table[2 * i : 2 * i + 2] = start + 8 * word, shift
+        table[6] = len(run.phases)
+        table[7:head] = [x for code, chunks in run.phases for x in (code, start, chunks)]
+        words = table[head:]
+        words[2:] = run.words
+        words[:2] = self._code.own + self._nbytes, self._scratch
+        for word, place in self._places:
+            words[word] = self._code.own + place
+        return table
+
+    def __call__(self, a: Array, b: Array) -> Array:
+        if not a.flags.c_contiguous:
+            a = row_major(a)
+        if not b.flags.c_contiguous:
+            b = row_major(b)
+        out = np.empty(self.shape, np.float32)
+        if self._little is not None:
+            self._little(a, b, out, self._table)
+            return out
+        arrays = [_open.address_of(x) for x in (a, b, out)]
         with _open.take() as call:
-            words, phases = call.words, self._at
-            for first in range(0, len(x), together):
-                plan = self._plan(min(together, len(x) - first), *sizes)
-                if not first:  # later groups are smaller
-                    at = call.memory(sum(plan.nbytes) + plan.scratch * call.threads)
-                    panels, padded, words[0] = itertools.accumulate((at, *plan.nbytes))
-                words[1], words[2:_END] = plan.scratch, plan.words
-                words[_SOURCE] = _open.address_of(x) + first * x.strides[0] + max(0, -low[1]) * 4
-                words[_TARGET] = padded
-                out_at = _open.address_of(out) + first * out.strides[0]
-                words[_FILTER] = self._products.tiles, _open.address_of(w), panels, padded, out_at
-                start = 1 if first else 0
-                call.run(*zip(phases[start:], plan.chunks[start:], strict=True))
+            at, words = call.memory(self._nbytes + self._scratch * call.threads), call.words
+            words[:2] = at + self._nbytes, self._scratch
+            for run in self._runs:
+                words[2 : 2 + len(run.words)] = run.words
+                for word, address, shift in zip(self._slots, arrays, run.shifts, strict=True):
+                    words[word] = address + shift
+                for word, place in self._places:
+                    words[word] = at + place
+                call.run(*run.phases)
         return out
 
-    def _planned(
-        self,
-        images: int,
-        x: tuple[int, ...],
-        x_strides: tuple[int, ...],
-        w_strides: tuple[int, ...],
-        low: tuple[int, ...],
-        adjoint: bool,
-        out: tuple[int, ...],
-    ) -> _Plan:
-        """What follows from shapes and strides, for some of the images."""
-        inner, (outputs, height, width) = x[0], out
-        columns, panels = self._panels(outputs)
-        pixel, element = self._pixel(inner), (inner * columns + SHIFT) * 4
-        down, across = -(-height // 2), -(-width // 2)
-        words = _lay(images, x, x_strides, low, (2 * down + 2, 2 * across + 2), pixel)
+
+class Filter(_Task):
+    """A convolution, or an input gradient.
+
+    Args:
+        x, w: shapes.
+        low: the padding before; for the gradient, that of the convolution that it is.
+        size: height and width of the result.
+        is_adjoint: whether it is the gradient.
+    """
+
+    def __init__(self, code: Winograds, x: Shape, w: Shape, low: Sequence[int], size: Shape, is_adjoint: bool):
+        images, inner = x[:2]
+        outputs = w[1 if is_adjoint else 0]
+        self._code, self._x, self._low, self._size, self._outputs = code, x, low, size, outputs
+        self._columns, self._panels = code.panels(outputs)
+        self._element = (inner * self._columns + SHIFT) * 4
+        self._grid = -(-size[0] // 2), -(-size[1] // 2)
+        pixel = code.pixel(inner)
+        image = (2 * self._grid[0] + 2) * (2 * self._grid[1] + 2) * pixel
+        together = max(1, min(images, _TOGETHER // image))
+        every = [9 * 4, outputs * 9 * 4] if is_adjoint else [inner * 9 * 4, 9 * 4]
+        weights = {"w_lane": every[0], "w_inner": every[1], "flipped": int(is_adjoint)}
+        runs, scratch = [], 0
+        for first in range(0, images, together):
+            count = min(together, images - first)
+            if not first or count < together:
+                words, lays, filters, needs = self._plan(count)
+                scratch = max(scratch, needs)
+                known = np.array([(words | weights).get(name, 0) for name in (*LAY, *FILTER)], np.int64)
+            chunks = [] if first else [self._panels * words["inner_blocks"]]
+            phases = list(zip(code.filters[first > 0 :], [*chunks, lays, filters], strict=True))
+            shift = first * inner * x[2] * x[3] * 4 + max(0, -low[1]) * 4
+            runs.append(_Run(known, phases, (shift, 0, first * outputs * size[0] * size[1] * 4)))
+        made = [((_AT_PANELS,), self._panels * 16 * self._element), ((_AT_PADDED, LAY_AT + 1), together * image)]
+        work = images * self._grid[0] * self._grid[1] * 16 * inner * outputs
+        super().__init__(code, (images, outputs, *size), runs, (LAY_AT, _AT_W, _AT_OUT), made, scratch, work)
+
+    def _plan(self, images: int) -> tuple[dict[str, int], int, int, int]:
+        """Words for some images, how many chunks "lay" and "filter" have, and bytes of scratch memory."""
+        code, inner, columns, (down, across) = self._code, self._x[1], self._columns, self._grid
+        (height, width), outputs, pixel = self._size, self._outputs, code.pixel(inner)
+        words = _lay(images, self._x, self._low, (2 * down + 2, 2 * across + 2), pixel)
         row, lines = pixel + PAD, images * down
-        most = max(self.most, _SCRATCH // (16 * (row + columns * 4)))
+        most = max(code.most, _SCRATCH // (16 * (row + columns * 4)))
         parts = -(-across // most)
         tiles = -(-across // parts)
         blocks = -(-lines // max(1, most // across))
         block = -(-lines // blocks)
-        splits = min(panels, -(-_FEW_CHUNKS // (blocks * parts)))
-        count, inner_blocks = block * tiles, -(-inner // INNER_BLOCK)
+        blocks = -(-lines // block)
+        splits = min(self._panels, -(-_FEW_CHUNKS // (blocks * parts)))
+        count = block * tiles
         words |= {
-            "w_lane": w_strides[1 if adjoint else 0], "w_inner": w_strides[0 if adjoint else 1],
-            "flipped": int(adjoint), "inner": inner, "outputs": outputs, "width": columns, "panels": panels,
-            "inner_blocks": inner_blocks, "element": element, "panel": 16 * element,
+            "at_tiles": code.tiles, "inner": inner, "outputs": outputs, "width": columns, "panels": self._panels,
+            "inner_blocks": -(-inner // INNER_BLOCK), "element": self._element, "panel": 16 * self._element,
             "across": across, "down": down, "lines": lines, "block_lines": block, "block_tiles": tiles,
             "parts": parts, "splits": splits, "image_step": words["rows"] * words["cols"] * pixel,
             "line_step": words["cols"] * pixel, "row": row, "input_step": count * row + PAD,
@@ -184,45 +249,24 @@ class Winograds:
             "out_image": outputs * height * width * 4, "out_channel": height * width * 4,
         }  # fmt: skip
         scratch = 16 * (words["input_step"] + words["output_step"]) + (4 * tiles + 1) * columns * 4
-        chunks = panels * inner_blocks, _lay_chunks(words), blocks * parts * splits
-        nbytes = panels * 16 * element, images * words["image_step"]
-        return _Plan([words.get(name, 0) for name in (*LAY, *FILTER)], chunks, nbytes, _pages(scratch))
+        return words, _lay_chunks(words), blocks * parts * splits, scratch
 
-    # --- the weight gradient ------------------------------------------------------------------------
 
-    def weight_grad(self, x: Array, g: Array, padding: Pairs) -> Array:
-        """See the function."""
-        x, g = (a if a.strides[3] == 4 else row_major(a) for a in (x, g))
-        out = np.empty((g.shape[1], x.shape[1], 3, 3), np.float32)
-        low = tuple([lo for lo, _ in padding])
-        plan = self._grad_plan(x.shape, x.strides, g.shape, g.strides, low)
-        with _open.take() as call:
-            words = call.words
-            at = call.memory(sum(plan.nbytes) + plan.scratch * call.threads)
-            seen, given, partials, words[0] = itertools.accumulate((at, *plan.nbytes))
-            words[1], words[2:_GRAD_END] = plan.scratch, plan.words
-            words[_SOURCE], words[_TARGET] = _open.address_of(x) + max(0, -low[1]) * 4, seen
-            words[_OTHER_SOURCE], words[_OTHER_TARGET] = _open.address_of(g), given
-            words[_GATHER] = self._products.tiles, seen, given, partials, _open.address_of(out)
-            call.run(*zip(self._grad_at, plan.chunks, strict=True))
-        return out
+class Gather(_Task):
+    """A weight gradient.
 
-    def _grad_planned(
-        self,
-        x: tuple[int, ...],
-        x_strides: tuple[int, ...],
-        g: tuple[int, ...],
-        g_strides: tuple[int, ...],
-        low: tuple[int, ...],
-    ) -> _Plan:
-        """What follows from shapes and strides."""
-        images, inputs = x[:2]
-        _, outputs, height, width = g
-        columns, panels = self._panels(outputs)
+    Args:
+        x, g: shapes of the input, and of the gradient of the result.
+        low: the padding before.
+    """
+
+    def __init__(self, code: Winograds, x: Shape, g: Shape, low: Sequence[int]):
+        (images, inputs, *_), (_, outputs, height, width) = x, g
+        columns, panels = code.panels(outputs)
         down, across = -(-height // 2), -(-width // 2)
-        pixels = self._pixel(inputs), self._pixel(outputs)
-        seen = _lay(images, x[1:], x_strides, low, (2 * down + 2, 2 * across + 2), pixels[0])
-        given = _lay(images, g[1:], g_strides, (0, 0), (2 * down, 2 * across), pixels[1])
+        pixels = code.pixel(inputs), code.pixel(outputs)
+        seen = _lay(images, x, low, (2 * down + 2, 2 * across + 2), pixels[0])
+        given = _lay(images, g, (0, 0), (2 * down, 2 * across), pixels[1])
         tiles = images * down * across
         pieces, groups, per = groups_of_tiles(tiles, inputs, outputs)
         partials = -(-tiles // per)
@@ -233,54 +277,52 @@ class Winograds:
         panel_step = block * columns * 4 + PAD
         element, inner_blocks = (panels * inputs * columns + SHIFT) * 4, -(-inputs // INNER_BLOCK)
         words = {
-            "inputs": inputs, "outputs": outputs, "width": columns, "panels": panels, "inner_blocks": inner_blocks,
-            "pieces": pieces, "splits": splits, "partials": partials, "per": per, "tiles": tiles, "block": block,
-            "across": across, "down": down, "seen_image": seen["rows"] * seen["cols"] * pixels[0],
-            "seen_line": seen["cols"] * pixels[0], "seen_pixel": pixels[0],
-            "given_image": given["rows"] * given["cols"] * pixels[1], "given_line": given["cols"] * pixels[1],
-            "given_pixel": pixels[1], "row": row, "input_step": block * row + PAD, "panel_step": panel_step,
-            "output_step": wide * panel_step, "element": element, "partial": 16 * element,
+            "at_tiles": code.tiles, "inputs": inputs, "outputs": outputs, "width": columns, "panels": panels,
+            "inner_blocks": inner_blocks, "pieces": pieces, "splits": splits, "partials": partials, "per": per,
+            "tiles": tiles, "block": block, "across": across, "down": down,
+            "seen_image": seen["rows"] * seen["cols"] * pixels[0], "seen_line": seen["cols"] * pixels[0],
+            "seen_pixel": pixels[0], "given_image": given["rows"] * given["cols"] * pixels[1],
+            "given_line": given["cols"] * pixels[1], "given_pixel": pixels[1], "row": row,
+            "input_step": block * row + PAD, "panel_step": panel_step, "output_step": wide * panel_step,
+            "element": element, "partial": 16 * element,
         }  # fmt: skip
-        scratch = 16 // pieces * (words["input_step"] + words["output_step"])
+        parts = (seen, LAY), (given, LAY), (words, GATHER)
+        known = np.array([part.get(name, 0) for part, names in parts for name in names], np.int64)
         chunks = _lay_chunks(seen), _lay_chunks(given), partials * splits * pieces, panels * inner_blocks
-        nbytes = images * words["seen_image"], images * words["given_image"], partials * 16 * element
-        every = [
-            part.get(name, 0) for part, names in ((seen, LAY), (given, LAY), (words, GATHER)) for name in names
+        run = _Run(known, list(zip(code.gathers, chunks, strict=True)), (max(0, -low[1]) * 4, 0, 0))
+        made = [
+            ((_AT_SEEN, LAY_AT + 1), images * words["seen_image"]),
+            ((_AT_GIVEN, LAY_OTHER_AT + 1), images * words["given_image"]),
+            ((_AT_PARTIALS,), partials * 16 * element),
         ]
-        return _Plan(every, chunks, nbytes, _pages(scratch))
+        scratch = 16 // pieces * (words["input_step"] + words["output_step"])
+        slots, work = (LAY_AT, LAY_OTHER_AT, _AT_GRAD), 16 * tiles * inputs * outputs
+        super().__init__(code, (outputs, inputs, 3, 3), [run], slots, made, scratch, work)
 
 
-_SOURCE, _TARGET = LAY_AT, LAY_AT + 1
-_OTHER_SOURCE, _OTHER_TARGET = LAY_OTHER_AT, LAY_OTHER_AT + 1
-_FILTER, _GATHER = slice(FILTER_AT, FILTER_AT + 5), slice(GATHER_AT, GATHER_AT + 5)  # the addresses
-_END, _GRAD_END = FILTER_AT + len(FILTER), GATHER_AT + len(GATHER)
+_AT_W, _AT_PANELS, _AT_PADDED, _AT_OUT = [
+    FILTER_AT + FILTER.index(name) for name in ("at_w", "at_panels", "at_padded", "at_out")
+]
+_AT_SEEN, _AT_GIVEN, _AT_PARTIALS, _AT_GRAD = [
+    GATHER_AT + GATHER.index(name) for name in ("at_seen", "at_given", "at_partials", "at_out")
+]
 
 
-def _lay(
-    images: int,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-    low: tuple[int, ...],
-    size: tuple[int, int],
-    pixel: int,
-) -> dict[str, int]:
+def _lay(images: int, shape: Shape, low: Sequence[int], size: tuple[int, int], pixel: int) -> dict[str, int]:
     """The words of "lay" but for addresses, for copies of `size`, in which images begin at `low`."""
-    channels, height, width = shape
+    _, channels, height, width = shape
     left = min(max(0, low[1]), size[1])
     count = max(0, min(width - max(0, -low[1]), size[1] - left))
     return {
-        "image": strides[0], "channel": strides[1], "line": strides[2], "channels": channels, "height": height,
-        "first_row": -low[0], "left": left, "count": count, "rows": size[0], "cols": size[1], "pixel": pixel,
-        "items": images * size[0], "per_chunk": max(1, _CHUNK // (size[1] * pixel // 4)),
+        "image": channels * height * width * 4, "channel": height * width * 4, "line": width * 4,
+        "channels": channels, "height": height, "first_row": -low[0], "left": left, "count": count,
+        "rows": size[0], "cols": size[1], "pixel": pixel, "items": images * size[0],
+        "per_chunk": max(1, _CHUNK // (size[1] * pixel // 4)),
     }  # fmt: skip
 
 
 def _lay_chunks(words: dict[str, int]) -> int:
     return -(-words["items"] // words["per_chunk"])
-
-
-def _pages(nbytes: int) -> int:
-    return -(-nbytes // 4096) * 4096
 
 
 _loaded: list[Winograds] = []

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ....ir.dtypes import float32
+from .. import open as _open
 from ..emit import Function, Module, Number, Val, vector
 from ..target import Target
 from .access import load, store
@@ -62,10 +63,12 @@ class FilterKernels:
         self.least_width = self.lanes if target.vector_bytes >= 32 else 2 * self.lanes
 
     def emit(self, module: Module) -> None:
-        """Write "lay", "panels" and "filter"."""
+        """Write "lay", "panels" and "filter", and the entry "serial"."""
         emit_lay(module, "lay", LAY_AT, self.lanes)
         self._emit_panels(module)
         self._emit_filter(module)
+        if _open.HAS_ENTRIES:
+            emit_serial(module)
 
     # --- the weights ------------------------------------------------------------------------------
 
@@ -328,6 +331,27 @@ def emit_lay(module: Module, name: str, start: int, lanes: int) -> None:
     f.loop(f.mul(f.args[1], w["per_chunk"]), stop, line)
     f.ret()
     f.finish()
+
+
+def emit_serial(module: Module) -> None:
+    """Write the entry "serial", `f(a, b, result, plan)`: runs kernels one after the other on this thread.
+
+    The plan is an array of words: for each of the arrays where its address is to be put, and what is added to it;
+    the number of kernels, and for each its address, its table and its number of chunks.
+    """
+    f, _, (*arrays, plan) = _open.entry(module, "serial", 4)
+    words = _open.data(f, plan)
+    for i, array in enumerate(arrays):
+        place, shift = f.load("ptr", f.at(words, 16 * i), 8), f.load("i64", f.at(words, 16 * i + 8), 8)
+        f.store(f.at(_open.data(f, array), shift), place, 8)
+
+    def run(i: Number) -> None:
+        at = f.at(words, f.add(f.mul(i, 24), 56))
+        code, table, chunks = (f.load(ty, f.at(at, 8 * k), 8) for k, ty in enumerate(("ptr", "ptr", "i64")))
+        f.emit(f"call void {code.ref}({table}, i64 0, {chunks}, i64 0)")
+
+    f.loop(0, f.load("i64", f.at(words, 48), 8), run)
+    _open.leave(f, arrays[2])
 
 
 def square_of(module: Module, lanes: int) -> str:
