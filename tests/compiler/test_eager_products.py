@@ -125,7 +125,7 @@ def test_without_entries(monkeypatch):
 OTHERS = [t for t in (AVX2, SSE2) if t.runs_here and t.name != host().name]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("target", OTHERS, ids=lambda t: t.name)
 def test_other_processors_have_the_same_bits(target, dtype):
     into = products.Products(getattr(dtypes, dtype), target).into

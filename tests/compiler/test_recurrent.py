@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from sequences import NAMES, every_params, operands
 
 import twofold as tw
 from twofold.backends.cpu import team
@@ -18,35 +19,10 @@ from twofold.ir.graph import Graph
 from twofold.ir.primitive import PRIMITIVES
 from twofold.ir.types import TensorType
 
-NAMES = ("rnn", "rnn_grad", "lstm", "lstm_grad", "gru", "gru_grad")
 # largest error relative to the largest element: the recurrence carries roundings along
 CLOSE = {"float16": 1.5e-3, "bfloat16": 1.2e-2, "float32": 5e-6, "float64": 1e-14}
 # (T, N, H): tails of vectors, of panels and of row tiles; several tiles of a panel; one of each
 SHAPES = ((4, 5, 7), (1, 1, 1), (3, 9, 40), (2, 33, 16), (5, 2, 70), (2, 13, 200), (1, 3, 129))
-
-
-def operands(name, steps, n, k, dtype, seed=0):
-    """Arrays of the size that states and gates of a layer have."""
-    shapes = {
-        "rnn": [(steps, n, k), (n, k), (k, k)],
-        "rnn_grad": [(steps, n, k), (steps, n, k), (k, k)],
-        "lstm": [(steps, n, 4 * k), (n, k), (n, k), (4 * k, k)],
-        "lstm_grad": [(steps, n, k)] * 2
-        + [(steps, n, 4 * k), (steps, n, k), (steps, n, 4 * k), (n, k), (4 * k, k)],
-        "gru": [(steps, n, 3 * k), (n, k), (3 * k, k), (3 * k,)],
-        "gru_grad": [(steps, n, k), (steps, n, 4 * k), (steps, n, k), (steps, n, 4 * k), (n, k), (3 * k, k)],
-    }[name]
-    rng = np.random.default_rng(seed)
-    arrays = [rng.uniform(-1, 1, s) for s in shapes]
-    weight = 2 if name in ("rnn", "rnn_grad", "gru") else len(arrays) - 1
-    arrays[weight] /= np.sqrt(k)
-    return [a.astype(BY_NAME[dtype].numpy) for a in arrays]
-
-
-def every_params(name):
-    for reverse in (False, True):
-        for kind in ("tanh", "relu") if name.startswith("rnn") else (None,):
-            yield {"reverse": reverse} | ({} if kind is None else {"nonlinearity": kind})
 
 
 def make(name, shapes, dtype):

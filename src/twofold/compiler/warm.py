@@ -13,6 +13,8 @@ from ..backends.cpu.emit import Module
 from ..backends.cpu.jit import is_cached, object_codes
 from ..backends.cpu.kernels.mapping import MapKernel, flat_entry, has_map, node_of
 from ..backends.cpu.kernels.product import ProductKernels
+from ..backends.cpu.kernels.recurring import RecurringKernels, call_entry
+from ..backends.cpu.kernels.recurring import node_of as node_of_layer
 from ..backends.cpu.kernels.reducing import ReduceKernels, reduce_entry
 from ..backends.cpu.kernels.turning import BITS
 from ..backends.cpu.open import text_of
@@ -21,7 +23,8 @@ from ..ir import config
 from ..ir.dtypes import DType, bfloat16, bool_, float16, float32, float64, int32, int64
 from ..ir.errors import TwofoldError
 from ..ir.primitive import PRIMITIVES
-from . import eager_maps, eager_reductions
+from ..primitives.recurrent import ACTIVATIONS
+from . import eager_maps, eager_recurrent, eager_reductions
 
 _FLOATING = (float32, float64, float16, bfloat16)
 _COMMON = (*_FLOATING, int64, int32, bool_)
@@ -39,7 +42,13 @@ def warm(tell: Callable[[str], object] = print) -> None:
         tell(f"{config.CACHE_DIR.name} is 0: there is no cache, and nothing to be done")
         return
     _team._library(), _launch._loaded()  # what starts programs
-    kinds = {"element-wise operations": _maps, "reductions": _reductions, "products": _products, "copies": _copies}
+    kinds: dict[str, Callable[[], Iterator[Module]]] = {
+        "element-wise operations": _maps,
+        "reductions": _reductions,
+        "products": _products,
+        "recurrent layers": _recurrences,
+        "copies": _copies,
+    }
     for kind, modules in kinds.items():
         started = time.perf_counter()
         texts = list(dict.fromkeys(map(text_of, modules())))
@@ -105,6 +114,18 @@ def _products() -> Iterator[Module]:
         module = Module(host().half)
         ProductKernels(dtype, host()).emit(module)
         yield module
+
+
+def _recurrences() -> Iterator[Module]:
+    module = Module(host().half)
+    call_entry(module)
+    yield module
+    for name, dtype in itertools.product(eager_recurrent.NAMES, _FLOATING):
+        for kind in ACTIVATIONS if name.startswith("rnn") else (None,):
+            params = {"reverse": False} | ({} if kind is None else {"nonlinearity": kind})
+            module = Module(host().half)
+            RecurringKernels(node_of_layer(PRIMITIVES[name], dtype, params), host()).emit_all(module)
+            yield module
 
 
 def _copies() -> Iterator[Module]:

@@ -17,8 +17,7 @@ from typing import Any
 from ....ir.dtypes import DType
 from .. import registers
 from ..emit import Function, Module, Val, element, vector
-
-_SHORT = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16"}
+from .access import load, store
 
 
 def first_lanes(f: Function, count: Any, lanes: int) -> Val:
@@ -31,22 +30,12 @@ def first_lanes(f: Function, count: Any, lanes: int) -> Val:
 
 def load_masked(f: Function, address: Val, dtype: DType, lanes: int, mask: Val) -> Val:
     """Consecutive elements as they are held in registers, zero where the mask is false."""
-    ty = registers.STORED[dtype.name]
-    wide = vector(ty, lanes)
-    name = f"llvm.masked.load.v{lanes}{_SHORT[ty]}.p0"
-    f.module.declare(name, wide, ["ptr", "i32", mask.ty, wide])
-    v = f.value(
-        f"call {wide} @{name}(ptr {address.ref}, i32 {dtype.itemsize}, {mask}, {wide} zeroinitializer)", wide
-    )
-    return registers.from_memory(f, v, dtype)
+    return load(f, address, dtype, lanes, 1, mask)
 
 
 def store_masked(f: Function, v: Val, address: Val, dtype: DType, lanes: int, mask: Val) -> None:
     """Write the lanes where the mask is true to consecutive elements."""
-    v = registers.to_memory(f, v, dtype)
-    name = f"llvm.masked.store.v{lanes}{_SHORT[registers.STORED[dtype.name]]}.p0"
-    f.module.declare(name, "void", [v.ty, "ptr", "i32", mask.ty])
-    f.emit(f"call void @{name}({v}, ptr {address.ref}, i32 {dtype.itemsize}, {mask})")
+    store(f, v, address, dtype, lanes, mask)
 
 
 def packer(module: Module, dtype: DType, lanes: int, vectors: int) -> str:
