@@ -31,6 +31,20 @@ _TOGETHER = 8 << 20  # bytes of images that are laid before they are read
 _CHUNK = 1 << 14  # elements of a chunk of laying
 
 
+def suits(
+    inputs: int, outputs: int, size: Shape, kernel: Shape, stride: Shape, dilation: Shape, groups: int
+) -> bool:
+    """Whether compiled code computes a convolution of float32, or one of its gradients, by Winograd's algorithm.
+
+    Args:
+        inputs, outputs: channels.
+        size: height and width of the result; for a weight gradient, of the result's gradient.
+    """
+    if groups != 1 or kernel != (3, 3) or stride != (1, 1) or dilation != (1, 1):
+        return False
+    return 0 not in size and is_worth_it(inputs, outputs, *size)
+
+
 def plan(
     name: str,
     a: Shape,
@@ -49,14 +63,12 @@ def plan(
         name: conv, conv_input_grad or conv_weight_grad; the others are its operands' shapes, and its params.
     """
     is_weight, is_adjoint = name == "conv_weight_grad", name == "conv_input_grad"
-    kernel = kernel_size if is_weight else b[2:]
-    if (kernel, stride, dilation, groups) != ((3, 3), (1, 1), (1, 1), 1) or 0 in (*a, *b):
-        return None
     size = b[2:] if is_weight else input_size
     if size is None:
         size = tuple([n + lo + hi - 2 for n, (lo, hi) in zip(a[2:], padding, strict=True)])
     outputs = b[1] if is_weight or is_adjoint else b[0]
-    if 0 in size or not is_worth_it(a[1], outputs, *size):
+    kernel = b[2:] if kernel_size is None else kernel_size
+    if 0 in (*a, *b) or not suits(a[1], outputs, size, kernel, stride, dilation, groups):
         return None
     low = [2 - lo if is_adjoint else lo for lo, _ in padding]
     if is_weight:
