@@ -28,7 +28,7 @@ from ..ir.evaluate import runner, value_types
 from ..ir.heap import machine_memory
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import TensorType
-from . import eager_convolutions, eager_maps, eager_recurrent, eager_reductions
+from . import eager_complex, eager_convolutions, eager_maps, eager_recurrent, eager_reductions
 from .eager_products import run_natively
 
 Array = np.ndarray[Any, Any]
@@ -52,6 +52,7 @@ def install() -> None:
         eager_maps.run_natively()
         eager_reductions.run_natively()
         eager_recurrent.run_natively()
+        eager_complex.run_natively()
 
 
 class _Native:

@@ -21,6 +21,7 @@ from ..ir.evaluate import runner
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..primitives._rules import as_operand
 from ..primitives.binary import product_powers
+from . import eager_complex
 
 Array = np.ndarray[Any, Any]
 
@@ -89,6 +90,8 @@ class Maps:
             return self._pair()
         if name in FUNCTIONS or name == "relu":
             return self._function()
+        if name in eager_complex.INEXACT:
+            return self._unary_by_parts() if arity(name) == 1 else self._binary_by_parts()
         return (self._unary, self._binary, self._ternary)[arity(name) - 1]()
 
     # Each of these is what every call of a primitive begins with.
@@ -143,6 +146,45 @@ class Maps:
 
         return run
 
+    def _unary_by_parts(self) -> Callable[..., Any]:
+        """Of complex numbers always on kernels."""
+        reference, evaluate, entries, dtypes = self._reference, self.evaluate, self._entries, eager_complex.DTYPES
+        results = {d: FROM_NUMPY[d].to_real().numpy if self.p.name == "abs" else d for d in dtypes}
+
+        def run(x: Any) -> Any:
+            if x.__class__ is _ndarray and (x.size >= LARGE or x.dtype in dtypes):
+                entry = entries.get(x.dtype)
+                if entry is None or x.size > LITTLE:
+                    return evaluate(x)
+                return entry(_row_major(x), _empty(x.shape, results[x.dtype]))
+            return reference(x)
+
+        return run
+
+    def _binary_by_parts(self) -> Callable[..., Any]:
+        """Of complex numbers always on kernels."""
+        reference, evaluate, entries, dtypes = self._reference, self.evaluate, self._entries, eager_complex.DTYPES
+        maps = self._maps
+
+        def run(x: Any, y: Any) -> Any:
+            if (x.__class__ is _ndarray and x.size >= LARGE) or (y.__class__ is _ndarray and y.size >= LARGE):
+                return evaluate(x, y)
+            array = x if x.__class__ is _ndarray else y
+            if array.__class__ is not _ndarray or array.dtype not in dtypes:
+                return reference(x, y)
+            dtype, shape = array.dtype, array.shape
+            entry = entries.get(dtype)
+            if entry is None or x is not array or not shape or x.size > LITTLE:
+                return evaluate(x, y)
+            if y.__class__ is _ndarray:
+                if y.shape == shape and y.dtype == dtype:
+                    return entry(_row_major(x), _row_major(y), _empty(shape, dtype))
+            elif (found := maps.get((dtype, y.__class__))) is not None:
+                return found[0].entry("10")(_row_major(x), _array(y, dtype), _empty(shape, dtype))
+            return evaluate(x, y)
+
+        return run
+
     def _ternary(self) -> Callable[..., Any]:
         reference, evaluate = self._reference, self.evaluate
 
@@ -156,6 +198,8 @@ class Maps:
 
     def _cast(self, x: Any, *, dtype: Any) -> Any:
         """NumPy rounds float64 to float16 at once, a kernel by way of float32."""
+        if dtype is float16 and x.__class__ is _ndarray and x.dtype in eager_complex.DTYPES:
+            x = np.array(x.real, order="C")
         if x.__class__ is _ndarray and (x.size >= LARGE or (dtype is float16 and x.dtype == _DOUBLE)):
             return self.evaluate(x, dtype=dtype)
         return self._reference(x, dtype=dtype)
@@ -209,7 +253,7 @@ class Maps:
     def _find(self, key: Any, values: tuple[Any, ...], params: dict[str, Any]) -> Any:
         """A Map for such values, and whether it is always used; None if there is none."""
         last: Any = next((v.dtype for v in reversed(values) if v.__class__ is _ndarray), None)
-        numbers = (int, float, bool)
+        numbers = (int, float, bool, complex) if last in eager_complex.DTYPES else (int, float, bool)
         if not all(v.__class__ is _ndarray or v.__class__ in numbers for v in values):
             return None
         dtypes = [FROM_NUMPY.get(v.dtype if v.__class__ is _ndarray else last) for v in values]
@@ -222,10 +266,13 @@ class Maps:
 
     def _make(self, dtypes: list[DType], params: dict[str, Any]) -> Any:
         made = importlib.import_module("..backends.cpu.maps", __package__)
-        if not made.Map.exists(self.p, dtypes, params):
+        if any(dtype.is_complex for dtype in dtypes):
+            native, always = eager_complex.map_of(self.p, dtypes, params), self.p.name in eager_complex.INEXACT
+        else:
+            native = made.Map(self.p, dtypes, params) if made.Map.exists(self.p, dtypes, params) else None
+            always = dtypes[-1] in self._always or (dtypes == [float64] and params.get("dtype") is float16)
+        if native is None:
             return None
-        native = made.Map(self.p, dtypes, params)
-        always = dtypes[-1] in self._always or (dtypes == [float64] and params.get("dtype") is float16)
         if always and not params and made.HAS_ENTRIES:
             self._entries[dtypes[0].numpy] = native.entry("1" * len(dtypes))
         return native, always

@@ -19,6 +19,7 @@ from ..ir.dtypes import bfloat16, float16, float32, float64
 from ..ir.evaluate import runner
 from ..ir.primitive import Primitive
 from ..ir.types import broadcast_shapes
+from .eager_complex import DTYPES, by_parts
 
 Array = np.ndarray[Any, Any]
 
@@ -34,12 +35,13 @@ class _Products:
     """How eager code evaluates `matmul`."""
 
     def __init__(self, p: Primitive):
+        self.p = p
         self._reference = runner(p)
         self._loaded: dict[Any, Any] = {}
         self.run = self._runner()
 
     def _runner(self) -> Callable[[Any, Any], Any]:
-        reference, loaded, find = self._reference, self._loaded, self._find
+        p, reference, loaded, find = self.p, self._reference, self._loaded, self._find
 
         def run(a: Any, b: Any) -> Any:
             """The product of arrays, as `Primitive.run`."""
@@ -50,7 +52,7 @@ class _Products:
                 return reference(a, b)
             known = loaded.get(dtype) or find(dtype)
             if known is None:
-                return reference(a, b)
+                return by_parts(p, (a, b), {}) if dtype in DTYPES else reference(a, b)
             little, most, most_k, into = known
             try:
                 m, k = a.shape

@@ -18,6 +18,7 @@ from ..ir.dtypes import BOOL, FLOATS, FROM_NUMPY, INTEGERS
 from ..ir.evaluate import runner
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import TensorType
+from .eager_complex import DTYPES, by_parts
 
 Array = np.ndarray[Any, Any]
 
@@ -64,6 +65,8 @@ class Reductions:
     def evaluate(self, x: Any, dims: Any, keepdim: Any) -> Any:
         """The reduction of any array, on a kernel where that is right."""
         dtype = FROM_NUMPY.get(x.dtype)
+        if x.dtype in DTYPES:
+            return by_parts(self.p, (x,), {"dims": dims, "keepdim": keepdim})
         if dtype is None or dtype not in FLOATS | INTEGERS | BOOL or (dtype not in FLOATS and x.size < LARGE):
             return self._reference(x, dims=dims, keepdim=keepdim)
         self.p.types((TensorType(x.shape, dtype),), {"dims": dims, "keepdim": keepdim})  # raises what bind shows

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from ...ir.dtypes import DType
+from ...ir.graph import Graph
 from ...ir.primitive import Primitive
 from ...ir.types import Shape, broadcast_shapes
 from . import open as _open
 from .copies import row_major
 from .emit import Module
 from .kernels.mapping import MapKernel, chunks_of, flat_entry, has_map, node_of
+from .kernels.pairing import PairKernel
 from .layout import merge
 from .target import Target, host
 
@@ -149,6 +151,33 @@ def _walks(shape: tuple[int, ...], operands: Sequence[Array]) -> Any:
         step *= n
     sizes, merged = merge(shape, [*strides, tuple(reversed(whole))])
     return sizes, merged[:-1]
+
+
+class PairMap(Map):
+    """An element-wise primitive that takes or gives complex numbers, on arrays of fixed dtypes.
+
+    Args:
+        parts: what it is on parts, see `PairKernel`.
+    """
+
+    def __init__(
+        self,
+        p: Primitive,
+        dtypes: Sequence[DType],
+        params: dict[str, Any],
+        parts: Graph,
+        target: Target | None = None,
+    ):
+        super().__init__(p, dtypes, params, target)
+        self._parts = parts
+
+    def module(self, pattern: str, flat: bool) -> Module:
+        """The code for a pattern, see Note [Patterns] in kernels/mapping.py."""
+        module = Module(self._target.half)
+        wide = any(v.dtype.itemsize == 8 for node in self._parts.nodes for v in node.outputs)
+        lanes = self._target.lanes(8 if wide else 4)
+        PairKernel(self._node, self._parts, pattern, flat, lanes).emit(module, "map")
+        return module
 
 
 _entries: dict[int, _open.Loaded] = {}

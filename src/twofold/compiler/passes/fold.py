@@ -1,8 +1,8 @@
 """fold: compute what depends on constants only, now.
 
 It is computed as eager code computes it, which has the bits of the kernels: otherwise a value would depend on
-what is known of it. Where eager code computes with NumPy (without kernels, or complex numbers), only what IEEE 754
-says how to round is folded.
+what is known of it. Where eager code computes with NumPy, without kernels, only what IEEE 754 says how to round is
+folded.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def fold(graph: Graph) -> Graph:
 
 def _has_known_bits(node: Node) -> bool:
     """Whether eager code gives the bits that a kernel would."""
+    if config.EAGER_KERNELS.value:
+        return True
     values = (*node.inputs, *node.outputs)
     if any(v.dtype.is_complex for v in values):
         return node.prim.name in _EXACT - _NOT_OF_COMPLEX
-    if config.EAGER_KERNELS.value or node.prim.name in _EXACT:
-        return True
-    return not any(v.dtype.is_floating_point for v in values)
+    return node.prim.name in _EXACT or not any(v.dtype.is_floating_point for v in values)
