@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from twofold.backends.cpu import jit, maps, recurrences, reductions
+from twofold.backends.cpu import jit, maps, recurrences, reductions, weight_grads
 from twofold.compiler import eager_maps, eager_recurrent, eager_reductions, warm
 from twofold.ir import config
 from twofold.ir.dtypes import float16, float32
@@ -63,6 +63,7 @@ def test_what_is_warm_is_not_compiled_again(tmp_path, monkeypatch):
                 nonlinearity=kind,
                 reverse=reverse,
             )
+        weight_grads.WeightGrads(float32)
 
 
 def test_without_a_cache_there_is_nothing_to_do():

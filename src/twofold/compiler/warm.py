@@ -19,6 +19,7 @@ from ..backends.cpu.kernels.reducing import ReduceKernels, reduce_entry
 from ..backends.cpu.kernels.turning import BITS
 from ..backends.cpu.open import text_of
 from ..backends.cpu.target import host
+from ..backends.cpu.weight_grads import module_of as weight_grads_module
 from ..ir import config
 from ..ir.dtypes import DType, bfloat16, bool_, float16, float32, float64, int32, int64
 from ..ir.errors import TwofoldError
@@ -47,6 +48,7 @@ def warm(tell: Callable[[str], object] = print) -> None:
         "reductions": _reductions,
         "products": _products,
         "recurrent layers": _recurrences,
+        "weight gradients": _weight_gradients,
         "copies": _copies,
     }
     for kind, modules in kinds.items():
@@ -126,6 +128,10 @@ def _recurrences() -> Iterator[Module]:
             module = Module(host().half)
             RecurringKernels(node_of_layer(PRIMITIVES[name], dtype, params), host()).emit_all(module)
             yield module
+
+
+def _weight_gradients() -> Iterator[Module]:
+    return (weight_grads_module(dtype, host()) for dtype in _FLOATING)
 
 
 def _copies() -> Iterator[Module]:
