@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import forks
-from ..ir.dtypes import FROM_NUMPY, HALVES, DType, float32, float64
+from ..ir.dtypes import FLOATS, FROM_NUMPY, HALVES, DType, float32
 from ..ir.evaluate import value_types
 from ..ir.primitive import PRIMITIVES, Primitive
 
@@ -92,28 +92,28 @@ class Convolution:
 
     def _find(self, a: Array, b: Array, dtype: DType, params: dict[str, Any]) -> Kernel | None:
         """What computes arrays of such shapes; None if programs do."""
-        if dtype in HALVES:
-            wide = self._find(a, b, float32, params)
-            return None if wide is None else _widened(wide, dtype)
-        if dtype not in (float32, float64) or self.p.name == "conv_weight_grad":
-            return None
-        if dtype is float32 and _is_filtered(self.p.name, a, b, params):
+        if dtype is float32:
+            filtered = importlib.import_module("..backends.cpu.winograds", __package__)
+            chosen: Kernel | None = filtered.plan(self.p.name, a.shape, b.shape, **params)
+            if chosen is not None:
+                return chosen
+        if self.p.name == "conv_weight_grad":
+            return _weight_gradients(a, b, dtype, params)
+        if dtype not in FLOATS:
             return None
         native = importlib.import_module("..backends.cpu.convs", __package__)
-        plan: Kernel = native.convolutions_of(dtype).plan(a.shape, b.shape, **params)
-        return plan
+        held = float32 if dtype in HALVES else dtype
+        plan: Kernel = native.convolutions_of(held).plan(a.shape, b.shape, **params)
+        return _widened(plan, dtype) if dtype in HALVES else plan
 
 
-def _is_filtered(name: str, a: Array, w: Array, params: dict[str, Any]) -> bool:
-    """Whether compiled code uses Winograd's algorithm."""
-    one = (params["stride"], params["dilation"], params["groups"]) == ((1, 1), (1, 1), 1)
-    if not one or w.shape[2:] != (3, 3):
-        return False
-    size = params.get("input_size")
-    if size is None:
-        size = [n + lo + hi - 2 for n, (lo, hi) in zip(a.shape[2:], params["padding"], strict=True)]
-    native = importlib.import_module("..backends.cpu.kernels.winograd", __package__)
-    return bool(native.is_worth_it(w.shape[1], w.shape[0], *size))
+def _weight_gradients(x: Array, g: Array, dtype: DType, params: dict[str, Any]) -> Kernel | None:
+    """What computes weight gradients; its order of additions is that of the dtype, also for halves."""
+    if dtype not in FLOATS or x.ndim > 5:
+        return None
+    native = importlib.import_module("..backends.cpu.weight_grads", __package__)
+    plan: Kernel = native.weight_grads_of(dtype).plan(x.shape, g.shape, **params)
+    return plan
 
 
 def _widened(kernel: Kernel, dtype: DType) -> Kernel:
