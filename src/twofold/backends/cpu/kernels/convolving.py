@@ -16,10 +16,18 @@ than `SEGMENTS` is gathered. Where neighbours are two elements apart, a segment 
 read what is between, and beyond, which must be memory of the input: otherwise that vector is gathered.
 Results are stored by the tiles where a panel's pixels are neighbours there, too; otherwise they go through scratch
 memory.
+
+Note [Few channels]
+Results of few channels in a group, as of a depthwise convolution, are not worth packing for. Their sums are in
+registers, the pixels are loaded where they are, and the weights one by one. Where a plane that makes one channel
+is read in strides, it is first split into planes of the elements that are a stride apart, so that these are
+neighbours.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,14 +35,17 @@ from ....ir.dtypes import DType
 from ..emit import Function, Module, Number, Val, vector
 from ..target import Target
 from .packing import first_lanes, load_masked, store_masked, transposed
-from .product import ProductKernels, Word, call_tiles
+from .product import ProductKernels, Word, call_tiles, switch
 from .tile import kernel_function, scratch_of
 
 SEGMENTS = 4
+FEW = 4  # channels of the result, see Note [Few channels]
+VECTORS = 4  # side by side, where they are few
+_TRUE = Val("true", "i1")
 
 # A row of a vector: see Note [Tables of pixels]. Bases and shifts are in bytes, places in elements.
 BASE, READS, LEAST, MOST, OUT, WRITES, DIRECT, COUNT = range(0, 64, 8)
-READ_SEGMENTS, WRITE_SEGMENTS, READ_PLACES, WRITE_PLACES, ROW = 64, 128, 192, 256, 320
+READ_SEGMENTS, WRITE_SEGMENTS, READ_PLACES, WRITE_PLACES, THERE, ROW = 64, 128, 192, 256, 320, 384
 READING = BASE, READS, READ_SEGMENTS, READ_PLACES
 WRITING = OUT, WRITES, WRITE_SEGMENTS, WRITE_PLACES
 
@@ -42,13 +53,14 @@ WRITING = OUT, WRITES, WRITE_SEGMENTS, WRITE_PLACES
 WORDS = (
     "tiles_at", "x", "w", "y", "packed", "x_end", "x_image", "x_group", "x_channel", "y_image", "y_group",
     "y_channel", "w_group", "w_line", "w_repeat", "repeats", "columns", "groups", "channels", "outputs", "tiles",
-    "rows", "extra", "apart", "sweeps", "num_sweeps",
+    "rows", "extra", "x_apart", "y_apart", "sweeps", "num_sweeps", "w_channel", "split_bytes", "split_phase",
+    "split_lines", "split_count", "split_length", "split_apart",
 )  # fmt: skip
 
 # Words of a sweep. Chunks of both kernels are numbered through all sweeps.
 SWEEP = (
     "k", "shifts", "masks", "vectors", "num_vectors", "taps", "packed_at", "places", "first_pack", "end_pack",
-    "panels", "group", "depth", "block", "first_chunk", "end_chunk",
+    "panels", "group", "depth", "block", "first_chunk", "end_chunk", "w_shifts", "planes", "images",
 )  # fmt: skip
 
 
@@ -70,10 +82,12 @@ class ConvolutionKernels:
         self.ty = vector(self.one, self.lanes)
 
     def emit(self, module: Module) -> None:
-        """Write the kernels "weights" and "convolve"."""
+        """Write the kernels "weights" and "convolve", and "few"."""
         self._emit_vector(module)
+        self._emit_put(module)
         self._emit_weights(module)
         self._emit_convolve(module)
+        self._emit_few(module)
 
     # --- weights --------------------------------------------------------------------------------
 
@@ -140,14 +154,14 @@ class ConvolutionKernels:
     def _emit_vector(self, module: Module) -> None:
         """The function "patch": a vector of pixels, for k from `begin` to `end`.
 
-        `x` is the first channel of the group of the image, `masks` those of the vector.
+        `x` is the first channel of the group of the image, `masks` those of the vector; `step` goes from k to k.
         """
         signature = [
             ("ptr", "words"), ("ptr", "x"), ("ptr", "row"), ("ptr", "masks"), ("ptr", "shifts"), ("i64", "begin"),
-            ("i64", "end"), ("ptr", "target"),
+            ("i64", "end"), ("ptr", "target"), ("i64", "step"),
         ]  # fmt: skip
         f = Function(module, "patch", signature, attributes="nounwind noinline", private=True)
-        words, x, row, masks, shifts, begin, end, target = f.args
+        words, x, row, masks, shifts, begin, end, target, step = f.args
         w = _words(f, words)
         channels, plane = w["channels"], w["x_channel"]
         base, reads, least, most = [f.load("i64", f.at(row, at), 8) for at in (BASE, READS, LEAST, MOST)]
@@ -155,8 +169,8 @@ class ConvolutionKernels:
         first_tap = f.int(f.div(begin, channels))
         full = (1 << self.lanes) - 1
         places = f.load(vector("i32", self.lanes), f.at(row, READ_PLACES), 4)
-        is_apart = f.icmp("sgt", w["apart"], 1)
-        is_even = f.icmp("eq", w["apart"], 1)
+        is_apart = f.icmp("sgt", w["x_apart"], 1)
+        is_even = f.icmp("eq", w["x_apart"], 1)
 
         def tap(t: Any, to: Val) -> list[Val]:
             skip = f.sub(begin, f.mul(t, channels))
@@ -177,11 +191,11 @@ class ConvolutionKernels:
 
             def copy(_: Any, at: Val, to: Val) -> list[Val]:
                 f.store(f.load(self.ty, at, self.size), to, self.size)
-                return [f.at(at, plane), f.at(to, self.panel_step)]
+                return [f.at(at, plane), f.at(to, step)]
 
             def gather(_: Any, at: Val, to: Val, mask: Val) -> list[Val]:
                 f.store(self._gather(f, at, places, mask), to, self.size)
-                return [f.at(at, plane), f.at(to, self.panel_step), mask]
+                return [f.at(at, plane), f.at(to, step), mask]
 
             def segments() -> None:
                 def one(s: Any) -> None:
@@ -197,13 +211,13 @@ class ConvolutionKernels:
                     def near(_: Any, at: Val, to: Val, wanted: Val, writes: Val) -> list[Val]:
                         v = load_masked(f, at, self.dtype, self.lanes, wanted)
                         store_masked(f, v, to, self.dtype, self.lanes, writes)
-                        return [f.at(at, plane), f.at(to, self.panel_step), wanted, writes]
+                        return [f.at(at, plane), f.at(to, step), wanted, writes]
 
                     def apart(_: Any, at: Val, to: Val, wanted: Val, writes: Val) -> list[Val]:
                         v = self._every_second(f, at)
                         v = f.value(f"select {wanted}, {v}, {self.ty} zeroinitializer", self.ty)
                         store_masked(f, v, to, self.dtype, self.lanes, writes)
-                        return [f.at(at, plane), f.at(to, self.panel_step), wanted, writes]
+                        return [f.at(at, plane), f.at(to, step), wanted, writes]
 
                     carry = [here, to, wanted, writes]
                     f.when(is_even, lambda: f.loop(0, count, near, carry))
@@ -216,10 +230,10 @@ class ConvolutionKernels:
                 [
                     (plain, lambda: f.loop(0, count, copy, [at, to])),
                     (segmented, segments),
-                    (Val("true", "i1"), lambda: f.loop(0, count, gather, [at, to, mask])),
+                    (_TRUE, lambda: f.loop(0, count, gather, [at, to, mask])),
                 ],
             )
-            return [f.at(to, f.mul(count, self.panel_step))]
+            return [f.at(to, f.mul(count, step))]
 
         f.loop(first_tap, f.div(f.add(end, f.sub(channels, 1)), channels), tap, [target])
         f.ret()
@@ -288,7 +302,7 @@ class ConvolutionKernels:
                 f.loop(0, w["tiles"], tiles, step=s["block"])
 
             f.loop(0, s["k"], block, step=s["depth"])
-            f.loop(begin, end, lambda p: self._spread(f, w, s, room, y, begin, p))
+            f.loop(begin, end, lambda p: self._spread(f, words, w, s, room, y, begin, p))
 
         f.loop(first, last, one)
         f.ret()
@@ -317,7 +331,7 @@ class ConvolutionKernels:
             def vector(v: Any) -> None:
                 row, own = self._row(f, s, v), f.at(masks, f.mul(v, line))
                 target = f.at(at, f.mul(f.rem(v, 2), self.step))
-                f.call("patch", [words, x, row, own, shifts, f.int(k), f.int(stop), target])
+                f.call("patch", [words, x, row, own, shifts, f.int(k), f.int(stop), target, f.int(self.panel_step)])
 
             v = f.mul(p, 2)
             f.loop(v, f.min(f.add(v, 2), s["num_vectors"]), vector)
@@ -352,43 +366,263 @@ class ConvolutionKernels:
         """Where the results of a panel lie that is not stored by the tiles."""
         return f.at(room, f.mul(number, f.mul(w["outputs"], self.panel_step)))
 
-    def _spread(self, f: Function, w: Any, s: Any, room: Val, y: Val, begin: Any, p: Any) -> None:
+    def _spread(self, f: Function, words: Val, w: Any, s: Any, room: Val, y: Val, begin: Any, p: Any) -> None:
         """Store the results of a panel, if they lie in scratch memory."""
-        source = self._room(f, w, room, f.sub(p, begin))
+        source, step = self._room(f, w, room, f.sub(p, begin)), f.int(self.panel_step)
 
         def vector(v: Any) -> None:
-            row = self._row(f, s, v)
             at = f.at(source, f.mul(f.rem(v, 2), self.step))
-            to = f.at(y, f.load("i64", f.at(row, OUT), 8))
-            writes = f.load("i64", f.at(row, WRITES), 8)
-
-            def segment(i: Any) -> None:
-                entry = f.at(row, f.add(f.mul(i, 16), WRITE_SEGMENTS))
-                mask = _mask(f, f.load("i16", f.at(entry, 8), 2), self.lanes)
-
-                def store(_: Any, at: Val, to: Val, mask: Val) -> list[Val]:
-                    store_masked(f, f.load(self.ty, at, self.size), to, self.dtype, self.lanes, mask)
-                    return [f.at(at, self.panel_step), f.at(to, w["y_channel"]), mask]
-
-                f.loop(0, w["outputs"], store, [at, f.at(to, f.load("i64", entry, 8)), mask])
-
-            def scatter() -> None:
-                places = f.load(f"<{self.lanes} x i32>", f.at(row, WRITE_PLACES), 4)
-                mask = _mask(f, f.load("i16", f.at(row, WRITE_SEGMENTS + 8), 2), self.lanes)
-
-                def store(_: Any, at: Val, to: Val, mask: Val) -> list[Val]:
-                    self._scatter(f, f.load(self.ty, at, self.size), to, places, mask)
-                    return [f.at(at, self.panel_step), f.at(to, w["y_channel"]), mask]
-
-                f.loop(0, w["outputs"], store, [at, to, mask])
-
-            f.loop(0, writes, segment)
-            f.when(f.icmp("eq", writes, 0), scatter)
+            f.call("put", [words, self._row(f, s, v), at, step, y, w["outputs"]])
 
         v = f.mul(p, 2)
         direct = f.icmp("sgt", f.load("i64", f.at(self._row(f, s, v), DIRECT), 8), 0)
         stop = f.min(f.add(v, 2), s["num_vectors"])
         f.loop(v, f.select(direct, f.int(v), f.int(stop)), vector)
+
+    def _emit_put(self, module: Module) -> None:
+        """The function "put": store a vector's results, which lie `step` apart for the channels."""
+        signature = [
+            ("ptr", "words"), ("ptr", "row"), ("ptr", "source"), ("i64", "step"), ("ptr", "y"), ("i64", "outputs"),
+        ]  # fmt: skip
+        f = Function(module, "put", signature, attributes="nounwind noinline", private=True)
+        words, row, source, step, y, outputs = f.args
+        w, lanes = _words(f, words), self.lanes
+        plane, is_apart = w["y_channel"], f.icmp("eq", w["y_apart"], 2)
+        writes = f.load("i64", f.at(row, WRITES), 8)
+        to = f.at(y, f.load("i64", f.at(row, OUT), 8))
+
+        def each(body: Callable[..., None], *carry: Val) -> Callable[[], object]:
+            """For all channels."""
+
+            def one(_: Any, at: Val, to: Val, *carry: Val) -> list[Val]:
+                body(f.load(self.ty, at, self.size), to, *carry)
+                return [f.at(at, step), f.at(to, plane), *carry]
+
+            return lambda: f.loop(0, outputs, one, [source, *carry])
+
+        def near(v: Val, to: Val, mask: Val) -> None:
+            store_masked(f, v, to, self.dtype, lanes, mask)
+
+        def apart(v: Val, to: Val, low: Val, high: Val) -> None:
+            for half, mask in enumerate((low, high)):
+                order = ", ".join(f"i32 {(i + half * lanes) // 2}" for i in range(lanes))
+                twice = f.value(f"shufflevector {v}, {v}, <{lanes} x i32> <{order}>", self.ty)
+                store_masked(f, twice, f.at(to, half * self.step), self.dtype, lanes, mask)
+
+        def segment(i: Any) -> None:
+            entry = f.at(row, f.add(f.mul(i, 16), WRITE_SEGMENTS))
+            at, bits = f.at(to, f.load("i64", entry, 8)), f.load(f"i{2 * lanes}", f.at(entry, 8), 8)
+            high = f.op("lshr", bits, Val(str(lanes), bits.ty))
+            low, high = (_mask(f, half, lanes) for half in (bits, high))
+            _cases(f, [(is_apart, each(apart, at, low, high)), (_TRUE, each(near, at, low))])
+
+        def scattered(v: Val, to: Val, mask: Val) -> None:
+            self._scatter(f, v, to, places, mask)
+
+        f.loop(0, writes, segment)
+        places = f.load(vector("i32", lanes), f.at(row, WRITE_PLACES), 4)
+        mask = _mask(f, f.load("i16", f.at(row, THERE), 2), lanes)
+        f.when(f.icmp("eq", writes, 0), each(scattered, to, mask))
+        f.ret()
+        f.finish()
+
+    # --- few channels -----------------------------------------------------------------------------
+
+    def _emit_few(self, module: Module) -> None:
+        """The kernel "few": chunks are vectors of one plane, or planes, each of an image and a group."""
+        for rows in range(1, FEW + 1):
+            self._emit_rows(module, rows)
+        self._emit_depthwise(module)
+        f = kernel_function(module, "few")
+        words, first, last, _ = f.args
+        w = _words(f, words)
+        scratch = scratch_of(f)
+        room = f.at(scratch, w["split_bytes"])
+        splits = f.icmp("sgt", w["split_bytes"], 0)
+
+        def one(i: Any) -> None:
+            s = self._sweep_of(f, w, i, "end_chunk")
+            i = f.sub(i, s["first_chunk"])
+            parts = f.div(f.sub(f.add(s["num_vectors"], s["group"]), 1), s["group"])
+            begin, plane = f.int(f.mul(f.rem(i, parts), s["group"])), f.mul(f.div(i, parts), s["planes"])
+            end = f.int(f.min(f.add(begin, s["group"]), s["num_vectors"]))
+
+            def each(j: Any) -> None:
+                group, image = f.rem(j, w["groups"]), f.div(j, w["groups"])
+                x = f.at(_ptr(f, w["x"]), f.add(f.mul(image, w["x_image"]), f.mul(group, w["x_group"])))
+                y = f.at(_ptr(f, w["y"]), f.add(f.mul(image, w["y_image"]), f.mul(group, w["y_group"])))
+                weight = f.at(_ptr(f, w["w"]), f.mul(group, w["w_group"]))
+                f.when(splits, lambda: self._split(f, w, x, scratch))
+                x = f.select(splits, scratch, x)
+
+                def some(v: Any) -> None:
+                    names = [f"few{rows}" for rows in range(1, FEW + 1)]
+                    args = [words, _ptr(f, s["at"]), x, weight, y, f.int(v), room]
+                    switch(f, f.int(f.sub(w["outputs"], 1)), names, args)
+
+                def depthwise() -> None:
+                    f.call("depthwise", [words, _ptr(f, s["at"]), x, weight, y, begin, end, room])
+
+                is_one = f.icmp("eq", f.int(f.mul(w["outputs"], w["channels"])), 1)
+                _cases(f, [(is_one, depthwise), (_TRUE, lambda: f.loop(begin, end, some, step=VECTORS))])
+
+            f.loop(plane, f.min(f.add(plane, s["planes"]), f.mul(s["images"], w["groups"])), each)
+
+        f.loop(first, last, one)
+        f.ret()
+        f.finish()
+
+    def _emit_depthwise(self, module: Module) -> None:
+        """The function "depthwise": vectors `begin` to `end` of one channel that sees one channel."""
+        signature = [
+            ("ptr", "words"), ("ptr", "sweep"), ("ptr", "x"), ("ptr", "w"), ("ptr", "y"), ("i64", "begin"),
+            ("i64", "end"), ("ptr", "room"),
+        ]  # fmt: skip
+        f = Function(module, "depthwise", signature, attributes="nounwind noinline", private=True)
+        words, sweep, x, weight, y, begin, end, room = f.args
+        w, s, lanes = _words(f, words), self._sweep_at(f, sweep), self.lanes
+        masks, shifts, w_shifts = (_ptr(f, s[name]) for name in ("masks", "shifts", "w_shifts"))
+        is_near = f.op("and", f.icmp("eq", w["x_apart"], 1), f.icmp("eq", w["y_apart"], 1))
+        line = f.mul(s["taps"], 2)
+
+        def some(first: Any) -> None:
+            numbers = [f.min(f.add(first, i), f.sub(s["num_vectors"], 1)) for i in range(VECTORS)]
+            table = [self._row(f, s, v) for v in numbers]
+            plain = is_near
+            for row, field in itertools.product(table, (READS, WRITES)):
+                plain = f.op("and", plain, f.icmp("eq", f.load("i64", f.at(row, field), 8), 1))
+
+            def sums() -> None:
+                own = [f.at(masks, f.mul(v, line)) for v in numbers]
+                places = [f.load("i64", f.at(row, BASE), 8) for row in table]
+
+                def tap(t: Any, *acc: Val) -> list[Val]:
+                    at = f.at(x, f.load("i64", f.at(shifts, f.mul(t, 8)), 8))
+                    one = f.load(self.one, f.at(weight, f.load("i64", f.at(w_shifts, f.mul(t, 8)), 8)), self.size)
+                    one, out = f.splat(one, lanes), []
+                    for mask, place, y in zip(own, places, acc, strict=True):
+                        inside = _mask(f, f.load("i16", f.at(mask, f.mul(t, 2)), 2), lanes)
+                        v = load_masked(f, f.at(at, place), self.dtype, lanes, inside)
+                        out.append(f.intrinsic("fma", [one, v, y]))
+                    return out
+
+                acc = f.loop(0, s["taps"], tap, [f.const(0, self.ty)] * VECTORS)
+                for row, v in zip(table, acc, strict=True):
+                    there = _mask(f, f.load("i16", f.at(row, THERE), 2), lanes)
+                    store_masked(f, v, f.at(y, f.load("i64", f.at(row, OUT), 8)), self.dtype, lanes, there)
+
+            def other() -> None:
+                f.call("few1", [words, sweep, x, weight, y, f.int(first), room])
+
+            _cases(f, [(plain, sums), (_TRUE, other)])
+
+        f.loop(begin, end, some, step=VECTORS)
+        f.ret()
+        f.finish()
+
+    def _split(self, f: Function, w: Any, x: Val, to: Val) -> None:
+        """Copy a plane, elements that are a stride apart side by side."""
+        between, phase, lines = w["split_apart"], w["split_phase"], _ptr(f, w["split_lines"])
+        length = w["split_length"]  # of a line
+
+        def line(i: Any) -> None:
+            at = f.at(x, f.mul(i, f.mul(length, self.size)))
+            out = f.at(to, f.load("i64", f.at(lines, f.mul(i, 8)), 8))
+
+            def pairs(j: Any) -> None:
+                here, there = f.at(at, f.mul(j, 2 * self.size)), f.at(out, f.mul(j, self.size))
+                left = f.sub(length, f.mul(j, 2))
+                v = []
+                for half in (0, 1):
+                    mask = first_lanes(f, f.sub(left, half * self.lanes), self.lanes)
+                    v.append(load_masked(f, f.at(here, half * self.step), self.dtype, self.lanes, mask))
+                for odd in (0, 1):
+                    order = ", ".join(f"i32 {2 * i + odd}" for i in range(self.lanes))
+                    own = f.value(f"shufflevector {v[0]}, {v[1]}, <{self.lanes} x i32> <{order}>", self.ty)
+                    count = f.div(f.add(left, 1 - odd), 2)
+                    mask = first_lanes(f, count, self.lanes)
+                    store_masked(f, own, f.at(there, f.mul(phase, odd)), self.dtype, self.lanes, mask)
+
+            def element(j: Any) -> None:
+                place = f.add(f.mul(f.rem(j, between), phase), f.mul(f.div(j, between), self.size))
+                f.store(f.load(self.one, f.at(at, f.mul(j, self.size)), self.size), f.at(out, place), self.size)
+
+            _cases(
+                f,
+                [
+                    (
+                        f.icmp("eq", between, 2),
+                        lambda: f.loop(0, f.div(f.add(length, 1), 2), pairs, step=self.lanes),
+                    ),
+                    (_TRUE, lambda: f.loop(0, length, element)),
+                ],
+            )
+
+        f.loop(0, w["split_count"], line)
+
+    def _emit_rows(self, module: Module, rows: int) -> None:
+        """The function "few1", ...: `VECTORS` vectors from number `first` on, for that many channels."""
+        signature = [
+            ("ptr", "words"), ("ptr", "sweep"), ("ptr", "x"), ("ptr", "w"), ("ptr", "y"), ("i64", "first"),
+            ("ptr", "room"),
+        ]  # fmt: skip
+        f = Function(module, f"few{rows}", signature, attributes="nounwind noinline", private=True)
+        words, sweep, x, weight, y, first, room = f.args
+        w, s, lanes = _words(f, words), self._sweep_at(f, sweep), self.lanes
+        masks, shifts, w_shifts = (_ptr(f, s[name]) for name in ("masks", "shifts", "w_shifts"))
+        numbers = [f.min(f.add(first, i), f.sub(s["num_vectors"], 1)) for i in range(VECTORS)]
+        table = [self._row(f, s, v) for v in numbers]
+        own = [f.at(masks, f.mul(v, f.mul(s["taps"], 2))) for v in numbers]
+        is_near = f.icmp("eq", w["x_apart"], 1)
+        for row in table:
+            is_near = f.op("and", is_near, f.icmp("eq", f.load("i64", f.at(row, READS), 8), 1))
+        step, depth = VECTORS * self.step, s["k"]
+
+        def patches() -> None:
+            for i, row in enumerate(table):
+                at = f.at(room, i * self.step)
+                f.call("patch", [words, x, row, own[i], shifts, f.int(0), depth, at, f.int(step)])
+
+        f.when(f.op("xor", is_near, _TRUE), patches)
+        starts = [f.at(x, f.load("i64", f.at(row, BASE), 8)) for row in table]
+        starts = [f.select(is_near, at, f.at(room, i * self.step)) for i, at in enumerate(starts)]
+        plane = f.select(is_near, w["x_channel"], f.int(step))
+        of_tap = f.mul(w["channels"], step)
+        lines = [f.mul(w["w_line"], r) for r in range(rows)]
+
+        def tap(t: Any, *acc: Val) -> list[Val]:
+            shift = f.select(is_near, f.load("i64", f.at(shifts, f.mul(t, 8)), 8), f.int(f.mul(t, of_tap)))
+            inside = []
+            for at in own:
+                bits = f.load("i16", f.at(at, f.mul(t, 2)), 2)
+                inside.append(_mask(f, f.select(is_near, bits, Val("-1", "i16")), lanes))
+            weights = f.at(weight, f.load("i64", f.at(w_shifts, f.mul(t, 8)), 8))
+
+            def channel(_: Any, *carry: Val) -> list[Val]:
+                weights, at, inside = carry[0], carry[1 : VECTORS + 1], carry[VECTORS + 1 : 2 * VECTORS + 1]
+                acc = list(carry[2 * VECTORS + 1 :])
+                vs = [load_masked(f, a, self.dtype, lanes, m) for a, m in zip(at, inside, strict=True)]
+                for r, line in enumerate(lines):
+                    one = f.splat(f.load(self.one, f.at(weights, line), self.size), lanes)
+                    for i, v in enumerate(vs):
+                        acc[r * VECTORS + i] = f.intrinsic("fma", [one, v, acc[r * VECTORS + i]])
+                return [f.at(weights, w["w_channel"]), *[f.at(a, plane) for a in at], *inside, *acc]
+
+            begin = [f.at(start, shift) for start in starts]
+            return f.loop(0, w["channels"], channel, [weights, *begin, *inside, *acc])[2 * VECTORS + 1 :]
+
+        sums = f.loop(0, s["taps"], tap, [f.const(0, self.ty)] * (rows * VECTORS))
+        out = f.alloca(rows * step)
+        for i, v in enumerate(sums):
+            f.store(v, f.at(out, i * self.step), self.size)
+
+        def put(i: int) -> None:
+            f.call("put", [words, table[i], f.at(out, i * self.step), f.int(step), y, f.int(rows)])
+
+        for i in range(VECTORS):
+            f.when(f.icmp("slt", f.int(f.add(first, i)), s["num_vectors"]), functools.partial(put, i))
+        f.ret()
+        f.finish()
 
     def _sweep_of(self, f: Function, w: Any, i: Any, end: str) -> dict[str, Val]:
         """The words of the sweep that a chunk belongs to."""
@@ -401,6 +635,10 @@ class ConvolutionKernels:
 
         (number,) = f.loop(0, w["num_sweeps"], later, [f.int(0)])
         at = f.at(sweeps, f.mul(number, size))
+        return {**self._sweep_at(f, at), "at": f.value(f"ptrtoint ptr {at.ref} to i64", "i64")}
+
+    @staticmethod
+    def _sweep_at(f: Function, at: Val) -> dict[str, Val]:
         return {name: f.load("i64", f.at(at, 8 * place), 8) for place, name in enumerate(SWEEP)}
 
 

@@ -201,7 +201,7 @@ class ProductKernels:
             height = f.add(rows, f.convert("zext", f.icmp("slt", t, extra), "i64"))
             number = f.int(f.add(f.mul(f.sub(height, 1), len(kinds)), width))
             number = f.select(spans, f.int(f.add(height, len(names) - 1)), number)
-            self._switch(
+            switch(
                 f,
                 number,
                 [*names, *few],
@@ -222,18 +222,6 @@ class ProductKernels:
         f.call("strip", f.args)
         f.ret()
         f.finish()
-
-    @staticmethod
-    def _switch(f: Function, number: Val, names: Sequence[str], args: Sequence[Val]) -> None:
-        """Call the function of that number."""
-        after, labels = f.label("after"), [f.label("case") for _ in names]
-        targets = " ".join(f"i64 {i}, label %{label}" for i, label in enumerate(labels))
-        f.emit(f"switch i64 {number.ref}, label %{after} [ {targets} ]")
-        for name, label in zip(names, labels, strict=True):
-            f.start(label)
-            f.call(name, args)
-            f.emit(f"br label %{after}")
-        f.start(after)
 
     # --- a product on one thread ----------------------------------------------------------------
 
@@ -298,7 +286,7 @@ class ProductKernels:
         count = f.select(along, f.int(f.div(f.sub(stop, start), self.lanes)), f.int(0))
 
         def vector(_: Any, b: Val, c: Val) -> list[Val]:
-            self._switch(f, f.int(f.sub(rows, 1)), names, [a, am, ak, b, bn, k, c, cm])
+            switch(f, f.int(f.sub(rows, 1)), names, [a, am, ak, b, bn, k, c, cm])
             return [f.at(b, f.mul(bn, self.lanes)), f.at(c, self.lanes * self.dtype.itemsize)]
 
         f.loop(0, count, vector, [f.at(b, f.mul(start, bn)), f.at(c, f.mul(start, self.dtype.itemsize))])
@@ -535,6 +523,18 @@ class ProductKernels:
         f.loop(first, last, one)
         f.ret()
         f.finish()
+
+
+def switch(f: Function, number: Val, names: Sequence[str], args: Sequence[Val]) -> None:
+    """Call the function of that number."""
+    after, labels = f.label("after"), [f.label("case") for _ in names]
+    targets = " ".join(f"i64 {i}, label %{label}" for i, label in enumerate(labels))
+    f.emit(f"switch i64 {number.ref}, label %{after} [ {targets} ]")
+    for name, label in zip(names, labels, strict=True):
+        f.start(label)
+        f.call(name, args)
+        f.emit(f"br label %{after}")
+    f.start(after)
 
 
 def call_tiles(
