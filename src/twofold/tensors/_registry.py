@@ -17,11 +17,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
-from ..autodiff.bind import keep_overwritten, write
+from ..autodiff.bind import keep_overwritten, overwritten, runner_of, write
 from ..autodiff.handle import Tensor, mode
 from ..autodiff.tape import _numbers
 from ..ir.errors import DTypeError, ShapeError
-from ..ir.primitive import PRIMITIVES
+from ..ir.primitive import PRIMITIVES, Primitive
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {}  # name -> the function under `twofold.`
 METHODS: dict[str, Callable[..., Any]] = {}  # name -> the method of Tensor
@@ -38,7 +38,7 @@ def function(
     aliases: tuple[str, ...] = (),
     method: bool = True,
     module: bool = True,
-    inplace: bool = False,
+    inplace: bool | Primitive = False,
     dims: bool = False,
 ) -> Callable[[F], F]: ...
 @overload
@@ -49,7 +49,7 @@ def function(
     aliases: tuple[str, ...] = (),
     method: bool = True,
     module: bool = True,
-    inplace: bool = False,
+    inplace: bool | Primitive = False,
     dims: bool = False,
 ) -> F: ...
 def function(
@@ -59,7 +59,7 @@ def function(
     aliases: tuple[str, ...] = (),
     method: bool = True,
     module: bool = True,
-    inplace: bool = False,
+    inplace: bool | Primitive = False,
     dims: bool = False,
 ) -> Any:
     """Register a function. Returns what was registered, so modules call the public form.
@@ -69,7 +69,8 @@ def function(
         aliases: further names.
         method: also a method of Tensor, whose first argument is the tensor.
         module: also `twofold.name`.
-        inplace: also the method `name_`, which writes the result into the tensor.
+        inplace: also the method `name_`, which writes the result into the tensor. A primitive is what it
+            comes to for floating tensors of one dtype, and numbers.
         dims: accept NumPy's `axis` and `keepdims`.
     """
     if fn is None:
@@ -84,7 +85,7 @@ def function(
         if method:
             _put(METHODS, n, out if dims else fn)
         if inplace:
-            _put(METHODS, n + "_", _in_place(fn, n))
+            _put(METHODS, n + "_", in_place(fn, n + "_", inplace if isinstance(inplace, Primitive) else None))
     return out
 
 
@@ -123,13 +124,49 @@ def _write_out(result: Any, out: Any) -> Any:
     return out
 
 
-def _in_place(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
-    def call(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return change(self, fn, args, kwargs, name + "_")
+def in_place(fn: Callable[..., Any], name: str, p: Primitive | None = None) -> Callable[..., Any]:
+    """The method `name` that writes what `fn` gives into its first argument."""
 
-    call.__name__ = call.__qualname__ = name + "_"
-    call.__doc__ = f"In-place form of `{name}`: writes the result into the tensor and returns it."
-    return call
+    def call(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return change(self, fn, args, kwargs, name)
+
+    def call_directly(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if len(args) == 1 and not kwargs and _changed(self, p, args[0]):
+            return self
+        return change(self, fn, args, kwargs, name)
+
+    method = call if p is None else call_directly
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"In-place form of `{name[:-1]}`: writes the result into the tensor and returns it."
+    return method
+
+
+def _changed(x: Tensor, p: Any, y: Any) -> bool:
+    """`x = p(x, y)` in place, at once if it is plain: floating numbers that nobody traces or records.
+
+    False if that was not so, or went wrong; then nothing has changed.
+    """
+    if mode.tracer is not None or x._base is not None or (x._requires_grad and mode.grad):
+        return False
+    array = x._value
+    dtype = array.dtype
+    if isinstance(y, Tensor):
+        if y._value.dtype is not dtype or ((y._requires_grad or y._base is not None) and mode.grad):
+            return False
+        y = y._value
+    elif y.__class__ is not float and y.__class__ is not int:
+        return False
+    if dtype.kind != "f":
+        return False
+    try:
+        result = (p.run or runner_of(p))(array, y)
+        if result.shape != array.shape:
+            return False
+        array[...] = result
+    except Exception:
+        return False
+    overwritten(x)
+    return True
 
 
 def change(self: Tensor, fn: Callable[..., Any], args: Any, kwargs: Any, op: str) -> Tensor:

@@ -28,7 +28,7 @@ def _scaled(other: Any, alpha: Any, op: str) -> Any:
     return other * alpha
 
 
-@function(inplace=True)
+@function(inplace=prim.add)
 def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """`input + alpha * other`.
 
@@ -44,7 +44,7 @@ def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     return bind(prim.add, tuple(matched("add", input, other)), _NO_PARAMS)
 
 
-@function(aliases=("subtract",), inplace=True)
+@function(aliases=("subtract",), inplace=prim.sub)
 def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """`input - alpha * other`.
 
@@ -77,7 +77,7 @@ def rsub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     return sub(other, input, alpha=alpha)
 
 
-@function(aliases=("multiply",), inplace=True)
+@function(aliases=("multiply",), inplace=prim.mul)
 def mul(input: Any, other: Any) -> Tensor:
     """`input * other`.
 
@@ -92,7 +92,7 @@ def mul(input: Any, other: Any) -> Tensor:
     return bind(prim.mul, tuple(matched("mul", input, other)), _NO_PARAMS)
 
 
-@function(aliases=("divide",), inplace=True)
+@function(aliases=("divide",), inplace=prim.div)
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     """`input / other`; integers divide in the default floating dtype.
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..autodiff.bind import bind, bind_view, write
-from ..autodiff.handle import Tensor, mode, storage_of, wrap
+from ..autodiff.bind import bind, bind_view, overwritten, write
+from ..autodiff.handle import Tensor, mode, wrap
 from ..ir.dtypes import DType, bool_, int64, promote, scalar_dtype
 from ..ir.errors import DTypeError, OutOfBoundsError, ShapeError, TraceError
 from ..ir.types import Shape, broadcast_shapes
@@ -30,7 +30,7 @@ from .promotion import cast_to, matched
 # --- x[...] --------------------------------------------------------------------------------------
 
 
-_INT64, _ROWS = int64.numpy, {"dims": (0,)}
+_BOOL, _INT64, _ROWS = bool_.numpy, int64.numpy, {"dims": (0,)}
 
 
 def getitem(x: Tensor, key: Any) -> Tensor:
@@ -164,9 +164,10 @@ def _setitem(x: Tensor, key: Any, value: Any) -> None:
     """`x[key] = value`: the value is broadcast and cast; writes go through views."""
     v = value_as(value, x.dtype)
     if mode.tracer is None:
-        view = _plain_view(x, key if key.__class__ is tuple else (key,))
-        if view is not None:
-            _write_view(view, v)
+        if isinstance(key, Tensor):
+            if _put_simply(x, key, v):
+                return
+        elif _write_part(x, key if key.__class__ is tuple else (key,), v):
             return
     p = plan(x.shape, key)
     view = _basic(x, p)
@@ -176,6 +177,40 @@ def _setitem(x: Tensor, key: Any, value: Any) -> None:
         _write_places(view, v, p)
     else:
         _write_view(view, v)
+
+
+def _write_part(x: Tensor, key: tuple[Any, ...], v: Tensor) -> bool:
+    """`x[key] = v` for a key of plain integers, slices, None and `...`; False if nothing was written."""
+    dotted = False
+    for k in key:
+        if k is Ellipsis:
+            dotted = True
+        elif k.__class__ is not int and k.__class__ is not slice and k is not None:
+            return False
+    if _recorded(x, v) or not _writable(x):
+        view = _plain_view(x, key)
+        if view is not None:
+            _write_view(view, v)
+        return view is not None
+    try:
+        x._value[key if dotted else (*key, ...)] = v._value
+    except (IndexError, ValueError, TypeError):  # the long way says what is wrong
+        return False
+    overwritten(x)
+    return True
+
+
+def _put_simply(x: Tensor, key: Tensor, v: Tensor) -> bool:
+    """`x[mask] = number` and `x[places] = v` where it is all that NumPy does; False if it was not."""
+    places, shape, array = key._value, x._value.shape, v._value
+    if places.dtype is _BOOL:
+        is_simple = places.shape == shape[: places.ndim] and places.ndim > 0 and array.shape == ()
+    else:
+        is_simple = places.dtype is _INT64 and places.ndim > 0 and array.shape in ((), places.shape + shape[1:])
+    if not is_simple or not shape or _recorded(x, v) or not _writable(x):
+        return False
+    _put_now(x, places, v, (key,), (0,))
+    return True
 
 
 def _write_view(view: Tensor, v: Tensor) -> None:
@@ -239,7 +274,9 @@ def result_shape(shape: Shape, indices: Sequence[Tensor], dims: tuple[int, ...])
 
 def _writable(x: Tensor) -> bool:
     """Whether elements may be written directly; `write` says what is wrong with other tensors."""
-    return x._value.flags.writeable and all(p.name != "as_strided" for p, _ in x._steps)
+    if x._steps and any(p.name == "as_strided" for p, _ in x._steps):
+        return False
+    return bool(x._value.flags.writeable)
 
 
 def _put_now(x: Tensor, key: Any, v: Tensor, indices: Sequence[Tensor], dims: tuple[int, ...]) -> None:
@@ -250,8 +287,7 @@ def _put_now(x: Tensor, key: Any, v: Tensor, indices: Sequence[Tensor], dims: tu
     except (IndexError, ValueError):
         I.index_put(x, v, *indices, dims=dims, accumulate=False)  # explains what is wrong
         raise
-    storage_of(x).version += 1
-    x._value_version = storage_of(x).version
+    overwritten(x)
 
 
 def _write_mask(x: Tensor, mask: Tensor, dim: int, v: Tensor) -> None:

@@ -10,7 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..autodiff.handle import Tensor
+from ..autodiff.bind import overwritten, write
+from ..autodiff.handle import Tensor, mode
 from ..ir.dtypes import DType
 from ..ir.errors import DTypeError, ShapeError
 from ..ir.types import ALL_DIMS, Shape, broadcast_shapes, canonical_dim, canonical_dims
@@ -504,15 +505,32 @@ def fill_(self: Tensor, value: Any) -> Tensor:
         if value.ndim:
             raise ShapeError(f"fill_ takes a number or a 0-d tensor, got shape {value.shape}", op="fill_")
         return assign(self, value)
-    return assign(self, P.full(shape=(), value=_number(value, self.dtype), dtype=self.dtype))
+    return _fill(self, _number(value, self.dtype))
+
+
+def _fill(t: Tensor, value: Any) -> Tensor:
+    """Write a number of the right kind into every element."""
+    is_recorded = mode.tracer is not None or (mode.grad and t.requires_grad)
+    if not is_recorded and t._base is None:
+        try:
+            t._value.fill(value)
+        except (ValueError, OverflowError):
+            pass  # what follows says why, or has the number wrap around
+        else:
+            overwritten(t)
+            return t
+    v = P.full(shape=(), value=value, dtype=t.dtype)
+    return assign(t, v) if is_recorded else write(t, v)
 
 
 def _number(value: Any, dtype: DType) -> Any:
     """`value` as a number of the dtype's kind, truncated as a cast would."""
     if isinstance(value, complex) and not dtype.is_complex:
         raise DTypeError(f"the complex number {value} can't be stored in a {dtype.name} tensor", op="fill_")
-    cast: Any = {"bool": bool, "int": int, "uint": int, "float": float, "complex": complex}[dtype.kind]
-    return cast(value)
+    return _KINDS[dtype.kind](value)
+
+
+_KINDS: dict[str, Any] = {"bool": bool, "int": int, "uint": int, "float": float, "complex": complex}
 
 
 @function(module=False)
@@ -523,7 +541,7 @@ def zero_(self: Tensor) -> Tensor:
     >>> tw.ones(2).zero_()
     tensor([0., 0.])
     """
-    return assign(self, P.full(shape=(), value=_number(0, self.dtype), dtype=self.dtype))
+    return _fill(self, 0)
 
 
 def _no_resize(self: Tensor, *size: Any, **_: Any) -> Tensor:

@@ -15,7 +15,7 @@ from ..autodiff.handle import Tensor
 from ..ir.primitive import Primitive
 from ..primitives import elementwise as prim
 from . import arithmetic, comparison
-from ._registry import change, function
+from ._registry import function, in_place
 from .promotion import FITS, INTEGERS, is_operand
 
 _NO_PARAMS: dict[str, Any] = {}
@@ -86,11 +86,12 @@ def _swapped(fn: General) -> Callable[[Tensor, Any], Any]:
     return call
 
 
-def _in_place(fn: General, op: str) -> Callable[[Tensor, Any], Any]:
+def _in_place(fn: General, op: str, p: Primitive | None) -> Callable[[Tensor, Any], Any]:
     """`x op= y`."""
+    method = in_place(fn, op, p)
 
     def call(x: Tensor, y: Any) -> Any:
-        return change(x, fn, (y,), {}, op) if is_operand(y) else NotImplemented
+        return method(x, y) if is_operand(y) else NotImplemented
 
     return call
 
@@ -114,7 +115,7 @@ def _operator(
     if reflected:
         back = _reflected(fast, general) if fast else _swapped(general)
         _register(f"__r{symbol}__", back)
-        _register(f"__i{symbol}__", _in_place(forward, general.__name__ + "_"))
+        _register(f"__i{symbol}__", _in_place(forward, general.__name__ + "_", fast))
 
 
 _operator("add", arithmetic.add, prim.add)
