@@ -20,6 +20,7 @@ from ..backends.cpu.kernels.turning import BITS
 from ..backends.cpu.open import text_of
 from ..backends.cpu.target import host
 from ..backends.cpu.weight_grads import module_of as weight_grads_module
+from ..backends.cpu.winograds import modules as winograd_modules
 from ..ir import config
 from ..ir.dtypes import DType, bfloat16, bool_, float16, float32, float64, int32, int64
 from ..ir.errors import TwofoldError
@@ -49,6 +50,7 @@ def warm(tell: Callable[[str], object] = print) -> None:
         "products": _products,
         "recurrent layers": _recurrences,
         "weight gradients": _weight_gradients,
+        "3 x 3 convolutions": lambda: iter(winograd_modules(host())),
         "copies": _copies,
     }
     for kind, modules in kinds.items():

@@ -76,6 +76,15 @@ def plan(
     return Filter(_kernels(), a, b, low, size, is_adjoint)
 
 
+def modules(target: Target) -> list[Module]:
+    """The code: of convolutions and input gradients, and of weight gradients."""
+    out = []
+    for kernels in (FilterKernels(target), GatherKernels(target)):
+        out.append(Module(target.half))
+        kernels.emit(out[-1])
+    return out
+
+
 class Winograds:
     """The functions for a processor; this one's by default.
 
@@ -90,12 +99,7 @@ class Winograds:
         target = target or host()
         self.lanes, self.most = target.lanes(4), target.tile_rows
         self.least_width = FilterKernels(target).least_width
-        codes = []
-        for kernels in (FilterKernels(target), GatherKernels(target)):
-            module = Module(target.half)
-            kernels.emit(module)
-            codes.append(_open.Loaded(module, target))
-        self._codes = codes
+        self._codes = codes = [_open.Loaded(module, target) for module in modules(target)]
         self.filters = [codes[0].address(name) for name in ("panels", "lay", "filter")]
         self.gathers = [codes[1].address(name) for name in ("lay", "lay_other", "gather", "combine")]
         self._products = products_of(float32) if target == host() else Products(float32, target)
