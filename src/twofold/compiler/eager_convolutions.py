@@ -24,6 +24,7 @@ Kernel = Callable[[Array, Array], Array]
 
 NAMES = ("conv", "conv_input_grad", "conv_weight_grad")
 
+_MOST_DIMS = 5  # that compiled code has kernels for
 _REMEMBERED = 1 << 10  # combinations of shapes, of each primitive
 _BYTES = 64 << 20  # of their tables, of each primitive
 
@@ -92,6 +93,8 @@ class Convolution:
 
     def _find(self, a: Array, b: Array, dtype: DType, params: dict[str, Any]) -> Kernel | None:
         """What computes arrays of such shapes; None if programs do."""
+        if dtype not in FLOATS or a.ndim > _MOST_DIMS:
+            return None
         if dtype is float32:
             filtered = importlib.import_module("..backends.cpu.winograds", __package__)
             chosen: Kernel | None = filtered.plan(self.p.name, a.shape, b.shape, **params)
@@ -99,30 +102,27 @@ class Convolution:
                 return chosen
         if self.p.name == "conv_weight_grad":
             return _weight_gradients(a, b, dtype, params)
-        if dtype not in FLOATS:
-            return None
         native = importlib.import_module("..backends.cpu.convs", __package__)
         held = float32 if dtype in HALVES else dtype
         plan: Kernel = native.convolutions_of(held).plan(a.shape, b.shape, **params)
-        return _widened(plan, dtype) if dtype in HALVES else plan
+        return _Widened(plan, dtype) if dtype in HALVES else plan
 
 
-def _weight_gradients(x: Array, g: Array, dtype: DType, params: dict[str, Any]) -> Kernel | None:
+def _weight_gradients(x: Array, g: Array, dtype: DType, params: dict[str, Any]) -> Kernel:
     """What computes weight gradients; its order of additions is that of the dtype, also for halves."""
-    if dtype not in FLOATS or x.ndim > 5:
-        return None
     native = importlib.import_module("..backends.cpu.weight_grads", __package__)
     plan: Kernel = native.weight_grads_of(dtype).plan(x.shape, g.shape, **params)
     return plan
 
 
-def _widened(kernel: Kernel, dtype: DType) -> Kernel:
-    """The same for float16 or bfloat16."""
-    cast = PRIMITIVES["cast"]
+class _Widened:
+    """A kernel's operation for float16 or bfloat16."""
 
-    def run(a: Array, b: Array) -> Array:
-        convert: Any = cast.run
-        out: Array = convert(kernel(convert(a, dtype=float32), convert(b, dtype=float32)), dtype=dtype)
+    def __init__(self, kernel: Kernel, dtype: DType):
+        self.kernel, self.dtype = kernel, dtype
+        self.nbytes = getattr(kernel, "nbytes", 0)
+
+    def __call__(self, a: Array, b: Array) -> Array:
+        cast: Any = PRIMITIVES["cast"].run
+        out: Array = cast(self.kernel(cast(a, dtype=float32), cast(b, dtype=float32)), dtype=self.dtype)
         return out
-
-    return run
