@@ -1,9 +1,9 @@
 """Transcendental functions on vectors, written in IR.
 
-float32 (and what is held as float32) is computed in double and rounded once, so its errors are
-barely above half a unit in the last place; float64 has its own error of one to two units. NaN
-stays NaN, infinities and signed zeros are those of IEEE 754. Clamping compares in an order in
-which a NaN passes.
+float64 has errors of one to two units in the last place. float32 (and what is held as float32) has
+functions of its own for what models use (vsingle.py); what else there is computes in double and rounds
+once, so that its errors are barely above half a unit. NaN stays NaN, infinities and signed zeros are
+those of IEEE 754.
 
 Sources: Cody & Waite 1980, "Software Manual for the Elementary Functions" (range reduction);
 Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 1.14.1 (log1p).
@@ -12,10 +12,12 @@ Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 1.14.1 (l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from ...primitives._special import _ERF, _ERF32_BOTTOM, _ERF32_TOP, _ERFC
+from ...primitives._special import _ERF, _ERFC
+from . import vsingle
 from .emit import Function, Val, element, vector
+from .vsingle import _clamp, _fabs, _fneg, _poly
 
 _LN2 = math.log(2)
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
@@ -28,27 +30,6 @@ _POWER_OF_2 = (
     1.5213629648402944e-05, 0.0001546537062584338, 0.001333381985140081, 0.00961804333545716,
     0.05550410601192003, 0.24022651020916325, _LN2, 1.0,
 )  # fmt: skip
-
-
-def _poly(f: Function, x: Val, coefficients: Sequence[float]) -> Val:
-    """Horner's scheme with fused multiply-adds, highest power first."""
-    r = f.const(coefficients[0], x.ty)
-    for c in coefficients[1:]:
-        r = f.intrinsic("fma", [r, x, f.const(c, x.ty)])
-    return r
-
-
-def _clamp(f: Function, x: Val, low: float, high: float) -> Val:
-    x = f.select(f.fcmp("olt", x, f.const(low, x.ty)), f.const(low, x.ty), x)
-    return f.select(f.fcmp("ogt", x, f.const(high, x.ty)), f.const(high, x.ty), x)
-
-
-def _fneg(f: Function, x: Val) -> Val:
-    return f.value(f"fneg {x}", x.ty)
-
-
-def _fabs(f: Function, x: Val) -> Val:
-    return f.intrinsic("fabs", [x])
 
 
 def _scale(f: Function, p: Val, n: Val) -> Val:
@@ -73,23 +54,23 @@ def _split(f: Function, x: Val) -> tuple[Val, Val]:
 def _exp(f: Function, x: Val, exact: bool) -> Val:
     """Taylor's series of degree 13 on the reduced argument, for float64."""
     if not exact:
-        return _power_of_e(f, _clamp(f, x, -_FAR, _FAR), 1)
+        return _power_of_e(f, _clamp(f, x, -_FAR, _FAR))
     n, r = _split(f, _clamp(f, x, -746.0, 710.0))
     return _scale(f, _poly(f, r, [1 / math.factorial(k) for k in range(13, -1, -1)]), n)
 
 
-def _power_of_e(f: Function, x: Val, times: int) -> Val:
-    """exp(times * x) to ten digits, in double, for a float32 within -150 and 150: that is past where a float32
+def _power_of_e(f: Function, x: Val) -> Val:
+    """exp(x) to ten digits, in double, for a float32 within -150 and 150: that is past where a float32
     overflows or vanishes.
 
-    2**y with y = times * x / ln 2. Adding 3 * 2**51 rounds y to a whole number n, which then stands in the lowest
+    2**y with y = x / ln 2. Adding 3 * 2**51 rounds y to a whole number n, which then stands in the lowest
     bits, and is added to the exponent of 2**(y - n). A NaN has zeros there, as all have that come from a float32.
     """
     ty = x.ty
     _, lanes = element(ty)
     ity = vector("i64", lanes)
     magic = f.const(1.5 * 2.0**52, ty)
-    y = f.op("fmul", x, f.const(times / _LN2, ty))
+    y = f.op("fmul", x, f.const(1 / _LN2, ty))
     shifted = f.op("fadd", y, magic)
     p = _poly(f, f.op("fsub", y, f.op("fsub", shifted, magic)), _POWER_OF_2)
     whole = f.op("shl", f.convert("bitcast", shifted, "i64"), f.const(52, ity))
@@ -170,14 +151,10 @@ def _log1p(f: Function, x: Val, exact: bool) -> Val:
     return f.select(f.fcmp("oeq", x, f.const(0.0, ty)), x, r)
 
 
-def _tanh(f: Function, x: Val, exact: bool) -> Val:
-    """expm1(2|x|) / (expm1(2|x|) + 2), with x's sign; for float32 (exp(2x) - 1) / (exp(2x) + 1)."""
+def _tanh(f: Function, x: Val) -> Val:
+    """expm1(2|x|) / (expm1(2|x|) + 2), with x's sign."""
     two = f.const(2.0, x.ty)
-    if not exact:  # near zero x is as near as a float32 can be, and keeps the sign of zero
-        one, e = f.const(1.0, x.ty), _power_of_e(f, x, 2)
-        r = f.op("fdiv", f.op("fsub", e, one), f.op("fadd", e, one))
-        return f.select(f.fcmp("olt", _fabs(f, x), f.const(1e-4, x.ty)), x, r)
-    e = _expm1(f, _clamp(f, f.op("fmul", _fabs(f, x), two), 0.0, 44.0), exact)
+    e = _expm1(f, _clamp(f, f.op("fmul", _fabs(f, x), two), 0.0, 44.0), True)
     below = f.op("fadd", e, two)
     lost = f.op("fsub", e, f.op("fsub", below, two))
     r = f.op("fdiv", e, below)
@@ -185,26 +162,19 @@ def _tanh(f: Function, x: Val, exact: bool) -> Val:
     return f.intrinsic("copysign", [r, x])
 
 
-def _sigmoid(f: Function, x: Val, exact: bool) -> Val:
-    """1 / (1 + exp(-x)); for float64 e - e**2 with e = exp(x) where 1 + exp(-x) is no longer exact."""
+def _sigmoid(f: Function, x: Val) -> Val:
+    """1 / (1 + exp(-x)), and e - e**2 with e = exp(x) where 1 + exp(-x) is no longer exact."""
     one = f.const(1.0, x.ty)
-    if not exact:
-        return f.op("fdiv", one, f.op("fadd", one, _power_of_e(f, x, -1)))
     n, q = _reduced_expm1(f, _clamp(f, _fneg(f, x), -60.0, 36.0))
     power = _moderate_power(f, n)
     near = f.op("fdiv", one, f.intrinsic("fma", [q, power, f.op("fadd", power, one)]))
-    e = _exp(f, _clamp(f, x, -800.0, 0.0), exact)
+    e = _exp(f, _clamp(f, x, -800.0, 0.0), True)
     far = f.intrinsic("fma", [_fneg(f, e), e, e])
     return f.select(f.fcmp("olt", x, f.const(-36.0, x.ty)), far, near)
 
 
-def _erf(f: Function, x: Val, exact: bool) -> Val:
-    if not exact:
-        near = _clamp(f, x, -4.0, 4.0)
-        u = f.intrinsic("fma", [f.op("fmul", near, near), f.const(1 / 8, x.ty), f.const(-1.0, x.ty)])
-        top, bottom = _poly(f, u, _ERF32_TOP[::-1]), _poly(f, u, _ERF32_BOTTOM[::-1])
-        r = f.op("fmul", near, f.op("fdiv", top, bottom))
-        return _clamp(f, r, -1.0, 1.0)
+def _erf(f: Function, x: Val) -> Val:
+    """A polynomial up to 1; from there on 1 - exp(-x**2) times one."""
     ty = x.ty
     one, size = f.const(1.0, ty), _fabs(f, x)
     u = f.intrinsic("fma", [f.const(2.0, ty), f.op("fmul", x, x), f.const(-1.0, ty)])
@@ -214,23 +184,28 @@ def _erf(f: Function, x: Val, exact: bool) -> Val:
     t = f.op("fdiv", f.op("fsub", a, three), f.op("fadd", a, three))
     t = f.op("fmul", f.op("fsub", t, f.const(0.25, ty)), f.const(4 / 3, ty))
     series = f.op("fdiv", _poly(f, t, _ERFC[::-1]), f.intrinsic("fma", [f.const(2.0, ty), a, one]))
-    tail = f.op("fmul", series, _exp(f, _fneg(f, f.op("fmul", a, a)), exact))
+    tail = f.op("fmul", series, _exp(f, _fneg(f, f.op("fmul", a, a)), True))
     large = f.intrinsic("copysign", [f.op("fsub", one, tail), x])
     return f.select(f.fcmp("ogt", size, one), large, small)
 
 
-def _in_double(fn: Callable[[Function, Val, bool], Val], most: float = 0.0) -> Callable[[Function, Val], Val]:
-    """For float32, a function computed in double; beyond `most`, if there is one, it no longer changes."""
+def _in_double(fn: Callable[[Function, Val, bool], Val]) -> Callable[[Function, Val], Val]:
+    """For float32, a function computed in double."""
 
     def call(f: Function, x: Val) -> Val:
         e, _ = element(x.ty)
         if e == "double":
             return fn(f, x, True)
-        if most:
-            x = _clamp(f, x, -most, most)
         return f.convert("fptrunc", fn(f, f.convert("fpext", x, "double"), False), "float")
 
     return call
+
+
+def _by_dtype(
+    single: Callable[[Function, Val], Val], double: Callable[[Function, Val], Val]
+) -> Callable[[Function, Val], Val]:
+    """A function for float32, and one for float64."""
+    return lambda f, x: (double if element(x.ty)[0] == "double" else single)(f, x)
 
 
 def _pow(f: Function, x: Val, y: Val, power: Callable[[Function, Val, Val, bool], Val]) -> Val:
@@ -258,11 +233,11 @@ def _pow(f: Function, x: Val, y: Val, power: Callable[[Function, Val, Val, bool]
 
 # In order of use in models.
 MATH: dict[str, Callable[..., Val]] = {
-    "exp": _in_double(lambda f, x, exact: _exp(f, x, True) if exact else _power_of_e(f, x, 1), _FAR),
-    "log": _in_double(_log),
-    "sigmoid": _in_double(_sigmoid, _FAR),
-    "tanh": _in_double(_tanh, _FAR / 2),
-    "erf": _in_double(_erf),
-    "expm1": _in_double(_expm1),
-    "log1p": _in_double(_log1p),
+    "exp": _by_dtype(vsingle.exp, lambda f, x: _exp(f, x, True)),
+    "log": _by_dtype(vsingle.log, lambda f, x: _log(f, x, True)),
+    "sigmoid": _by_dtype(vsingle.sigmoid, _sigmoid),
+    "tanh": _by_dtype(vsingle.tanh, _tanh),
+    "erf": _by_dtype(vsingle.erf, _erf),
+    "expm1": _by_dtype(vsingle.expm1, lambda f, x: _expm1(f, x, True)),
+    "log1p": _by_dtype(vsingle.log1p, lambda f, x: _log1p(f, x, True)),
 }

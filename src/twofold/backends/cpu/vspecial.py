@@ -22,7 +22,8 @@ from ...primitives._special import (
     _LGAMMA_NEAR,
 )
 from .emit import Function, Val, element, vector
-from .vmath import _LN2_HIGH, _LN2_LOW, MATH, _exp, _fabs, _fneg, _log, _poly, _pow, _scale, _split
+from .vmath import _LN2_HIGH, _LN2_LOW, MATH, _exp, _log, _pow, _scale, _split
+from .vsingle import _fabs, _fneg, _poly
 from .vtrig import _cos, _sin
 
 MOST_DERIVATIVES = 20

@@ -1,7 +1,7 @@
 """Circular and hyperbolic functions on vectors, and their inverses, written in IR.
 
-As in vmath.py, float32 is computed in double and rounded once; float64 has errors of one to two and a
-half units in the last place.
+sin and cos of float32 are computed in float32 up to 2**17, with errors below 1.6 units in the last place;
+all else of float32 in double, rounded once. float64 has errors of one to two and a half units.
 
 Note [Argument reduction]
 sin, cos and tan need x - n pi/2. Up to 2**30 that is three fused multiply-adds with pi/2 in three
@@ -9,6 +9,8 @@ doubles: x - n P1 is exact, because both are multiples of 2**-52 and the differe
 float64 keeps what rounding the result loses as a second number.
 Beyond, elements go one by one through a function that multiplies the mantissa with those 192 bits
 of 2/pi that matter (Payne and Hanek), so that every finite argument has a right result.
+In float32 it is the same with pi/2 in three floats, up to 2**17; vectors with larger elements are
+computed in double, by a function of their own.
 
 Sources: Cody & Waite 1980, "Software Manual for the Elementary Functions"; Payne & Hanek 1983,
 "Radian reduction for trigonometric functions"; Kahan 1987, "Branch cuts for complex elementary
@@ -21,7 +23,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from .emit import Function, Module, Val, element, vector
-from .vmath import MATH, _clamp, _exp, _expm1, _fabs, _fneg, _in_double, _log, _log1p, _poly
+from .vmath import MATH, _by_dtype, _exp, _expm1, _in_double, _log, _log1p
+from .vsingle import _MAGIC, _bits, _clamp, _fabs, _float, _fma, _fneg, _int, _poly
 
 # pi/2 as a sum of three doubles
 _HALF_PI = (1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33)
@@ -272,6 +275,58 @@ def _tan(f: Function, x: Val, exact: bool) -> Val:
     return f.select(f.fcmp("oeq", x, f.const(0.0, x.ty)), x, y)
 
 
+# --- sine and cosine of float32 ---------------------------------------------------------------------
+
+_HALF_PI_SINGLE = (1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15)
+_SIMPLE_SINGLE = 2.0**17
+# (sin r - r) / r**3 (4e-9 of sin r) and (cos r - 1) / r**2 (1e-10 of cos r) up to pi/4, in powers of r**2, highest
+# first; fitted as those in vsingle.py are
+_SINE = (-0.00019517897453624755, 0.008332187309861183, -0.16666655242443085)
+_COSINE = (2.4432327336398885e-05, -0.0013887309469282627, 0.04166664555668831, -0.5)
+
+
+def _single(which: str) -> Callable[[Function, Val], Val]:
+    """sin or cos of float32."""
+
+    def call(f: Function, x: Val) -> Val:
+        ty, zero, magic = x.ty, f.const(0.0, x.ty), f.const(_MAGIC, x.ty)
+        shifted = _fma(f, x, f.const(2 / math.pi, ty), magic)
+        n, r = f.op("fsub", shifted, magic), x
+        for part in _HALF_PI_SINGLE:
+            r = _fma(f, n, f.const(-part, ty), r)
+        square = f.op("fmul", r, r)
+        sine = _fma(f, f.op("fmul", r, square), _poly(f, square, _SINE), r)
+        cosine = _fma(f, _poly(f, square, _COSINE), square, f.const(1.0, ty))
+        quadrant = _bits(f, shifted)
+        if which == "cos":
+            quadrant = f.op("add", quadrant, _int(f, 1, x))
+        y = f.select(_bit(f, quadrant, 1), cosine, sine)
+        sign = f.op("shl", f.op("and", quadrant, _int(f, 2, x)), _int(f, 30, x))
+        y = _float(f, f.op("xor", _bits(f, y), sign))
+        if which == "sin":  # keeps -0
+            y = f.select(f.fcmp("oeq", x, zero), x, y)
+
+        def in_double() -> list[Val]:
+            found = f.call(_single_function(f.module, _lanes(x), which), [x], ty)
+            assert found is not None
+            return [f.select(large, found, y)]
+
+        large = f.fcmp("ogt", _fabs(f, x), f.const(_SIMPLE_SINGLE, ty))
+        return _rarely(f, large, [y], in_double)[0]
+
+    return call
+
+
+def _single_function(module: Module, lanes: int, which: str) -> str:
+    """A function of vectors of float32 that computes in double."""
+    name, ty = f"{which}_in_double{lanes}", vector("float", lanes)
+    if name not in module.functions:
+        f = Function(module, name, [(ty, "x")], ty, attributes="nounwind noinline cold", private=True)
+        f.ret(_in_double({"sin": _sin, "cos": _cos}[which])(f, f.args[0]))
+        f.finish()
+    return name
+
+
 # --- inverse functions ------------------------------------------------------------------------------
 
 
@@ -451,8 +506,10 @@ def _atan2_rule(f: Function, y: Val, x: Val) -> Val:
 
 MATH.update(
     {name: _in_double(fn) for name, fn in {
-        "sin": _sin, "cos": _cos, "tan": _tan, "asin": _asin, "acos": _acos, "atan": _atan,
+        "tan": _tan, "asin": _asin, "acos": _acos, "atan": _atan,
         "sinh": _sinh, "cosh": _cosh, "asinh": _asinh, "acosh": _acosh, "atanh": _atanh,
     }.items()},
+    sin=_by_dtype(_single("sin"), lambda f, x: _sin(f, x, True)),
+    cos=_by_dtype(_single("cos"), lambda f, x: _cos(f, x, True)),
     atan2=_atan2_rule,
 )  # fmt: skip

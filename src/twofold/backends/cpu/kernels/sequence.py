@@ -23,12 +23,11 @@ from typing import Any
 
 from ....ir.dtypes import HALVES, DType, float32
 from ....ir.graph import Node, Value
-from .. import registers, vgates
+from .. import registers
 from ..emit import Function, Number, Val, vector
 from ..target import Target
 from .access import load, store
 
-_GATES = {"sigmoid": vgates.sigmoid, "tanh": vgates.tanh}
 _PRODUCTS = 24  # vectors of a tile, where there are 32 registers
 _CACHED = 1 << 19  # bytes of a weight that a chunk may read again at every time
 MOST_VECTORS = 4  # of units, in a tile
@@ -104,8 +103,6 @@ class Site:
     def op(self, name: str, *args: Val) -> Val:
         """An element-wise primitive."""
         held = self.kernel.held
-        if held is float32 and name in _GATES:
-            return _GATES[name](self.f, *args)
         return registers.apply(self.f, name, {}, list(args), [held] * len(args), held)
 
     def one_minus(self, v: Val) -> Val:
