@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class Recurrences:
                 done = native.run(plan, [*values, *out])
             else:
                 done = self._entry(told, table, *values, *out) is told  # type: ignore[misc]
-            if not done:
+            if not done and not native.run(plan, [*_with_neighbours(values, dtype), *out]):
                 return evaluate(values, reverse, nonlinearity)
             return out[0] if is_one else tuple(out)
 
@@ -76,7 +76,7 @@ class Recurrences:
         if self._entry is not None and len(self._plans) < _REMEMBERED:
             key = types[0].shape, dtype.numpy, reverse, nonlinearity
             self._plans[key] = native, plan, plan.told if plan.little else None, plan.table, plan.shapes
-        operands = [_with_neighbours(x, dtype.numpy) for x in values]
+        operands = _with_neighbours(values, dtype.numpy)
         out = [np.empty(shape, dtype.numpy) for shape in plan.shapes]
         if not native.run(plan, [*operands, *out]):
             raise AssertionError(f"{self.p.name}: {[(x.shape, x.strides, x.dtype) for x in operands]}")
@@ -94,9 +94,13 @@ class Recurrences:
             return made
 
 
-def _with_neighbours(x: Any, dtype: Any) -> Array:
-    """An array of this very dtype, whose elements along the last dimension are neighbours."""
-    if x.__class__ is np.ndarray and x.dtype is dtype and x.strides[-1] == dtype.itemsize:
+def _with_neighbours(values: Sequence[Any], dtype: Any) -> list[Any]:
+    """Arrays of this dtype as they are taken: its very object, and neighbours along the last dimension."""
+    return [_neighbours(x, dtype) if x.__class__ is np.ndarray and x.dtype == dtype else x for x in values]
+
+
+def _neighbours(x: Array, dtype: Any) -> Array:
+    if x.dtype is dtype and x.ndim and x.strides[-1] == dtype.itemsize:
         return x
     return np.array(x, dtype, order="C")
 

@@ -76,20 +76,21 @@ def _at(x: Tensor, t: int) -> Tensor:
 
 
 def _sequence(mode: str, x: Tensor, state: State, weights: tuple[Any, ...], back: bool) -> tuple[Tensor, State]:
-    """One layer in one direction over (T, N, I): outputs (T, N, H) and the last state."""
+    """One layer in one direction over (T, N, I): outputs (T, N, H) and the last state, (1, N, H)."""
     w_ih, w_hh, b_ih, b_hh = weights
-    last = 0 if back else x.shape[0] - 1
+    times = x.shape[0]
+    last = slice(0, 1) if back else slice(times - 1, times)
     if mode == "GRU":
         if b_hh is None:
             b_hh = M.full(shape=(w_hh.shape[0],), value=0, dtype=w_hh.dtype)
         ys, _ = R.gru(F.linear(x, w_ih, b_ih), *state, w_hh, b_hh, reverse=back)
-        return ys, (_at(ys, last),)
+        return ys, (ys[last],)
     gates = F.linear(x, w_ih, None if b_ih is None else b_ih + b_hh)
     if mode == "LSTM":
         ys, cs, _ = R.lstm(gates, *state, w_hh, reverse=back)
-        return ys, (_at(ys, last), _at(cs, last))
+        return ys, (ys[last], cs[last])
     ys = R.rnn(gates, *state, w_hh, nonlinearity="tanh" if mode == "RNN_TANH" else "relu", reverse=back)
-    return ys, (_at(ys, last),)
+    return ys, (ys[last],)
 
 
 def _projected(
@@ -104,7 +105,7 @@ def _projected(
         h, c = lstm_step(_at(gates, t), state, w_hh, b_hh)
         state = (F.linear(h, projection), c)
         outputs[t] = M.reshape(state[0], shape=(1, *state[0].shape))
-    return M.concat(*outputs, dim=0), state
+    return M.concat(*outputs, dim=0), tuple(M.reshape(s, shape=(1, *s.shape)) for s in state)
 
 
 class RNNBase(Module):
@@ -204,14 +205,15 @@ class RNNBase(Module):
             y = y.transpose(0, 1)
         return y, last if self.mode == "LSTM" else last[0]
 
-    def _initial(self, x: Tensor, hx: Any, batched: bool, name: str) -> State:
-        """The states before the first step, each (layers * directions, N, size)."""
+    def _initial(self, x: Tensor, hx: Any, batched: bool, name: str) -> list[State]:
+        """The states before the first step of each layer and direction, (N, size)."""
         rows, n = self.num_layers * (2 if self.bidirectional else 1), x.shape[1]
         sizes = [self.proj_size or self.hidden_size]
         if self.mode == "LSTM":
             sizes.append(self.hidden_size)
         if hx is None:
-            return tuple(M.full(shape=(rows, n, size), value=0, dtype=x.dtype) for size in sizes)
+            zeros = {size: M.full(shape=(n, size), value=0, dtype=x.dtype) for size in dict.fromkeys(sizes)}
+            return [tuple([zeros[size] for size in sizes])] * rows
         given = hx if isinstance(hx, (tuple, list)) else (hx,)
         if len(given) != len(sizes):
             raise TwofoldError(f"expects {len(sizes)} state tensors, got {len(given)}", op=name)
@@ -221,14 +223,14 @@ class RNNBase(Module):
             if state.shape != (rows, n, size):
                 raise ShapeError(f"expects a state of shape {(rows, n, size)}, got {state.shape}", op=name)
             out.append(state)
-        return tuple(out)
+        return [tuple([state[row] for state in out]) for row in range(rows)]
 
-    def _run(self, x: Tensor, states: State) -> tuple[Tensor, State]:
+    def _run(self, x: Tensor, states: list[State]) -> tuple[Tensor, State]:
         ends: list[State] = []
         for layer in range(self.num_layers):
             outputs = []
             for back, suffix in enumerate(self._suffixes(layer)):
-                start = tuple(s[len(ends)] for s in states)
+                start = states[len(ends)]
                 weights, projection = self._weights(suffix), self._parameters.get(f"weight_hr{suffix}")
                 if projection is None:
                     y, end = _sequence(self.mode, x, start, weights, bool(back))
@@ -239,11 +241,9 @@ class RNNBase(Module):
             x = outputs[0] if len(outputs) == 1 else M.concat(*outputs, dim=2)
             if self.dropout > 0 and layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
-        count = len(states)
-        last = tuple(
-            M.concat(*[M.reshape(end[k], shape=(1, *end[k].shape)) for end in ends], dim=0) for k in range(count)
-        )
-        return x, last
+        if len(ends) == 1:
+            return x, tuple([E.copy(end) for end in ends[0]])
+        return x, tuple([M.concat(*parts, dim=0) for parts in zip(*ends, strict=True)])
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
