@@ -186,6 +186,14 @@ def test_threads_of_python_do_not_disturb_each_other():
     assert not wrong
 
 
+def test_without_entries_everything_is_a_call(monkeypatch):
+    monkeypatch.setattr(convs._open, "HAS_ENTRIES", False)
+    other = convs.Convolutions(BY_NAME["float32"])
+    for geometry in GEOMETRIES[:6]:
+        x, w, params = arrays(*geometry)
+        same(other.plan(x.shape, w.shape, **params)(x, w), CONV(x, w, **params))
+
+
 def test_what_is_known_about_shapes_is_bounded(monkeypatch):
     one = eager_convolutions.Convolution(PRIMITIVES["conv"], refuse)
     monkeypatch.setattr(eager_convolutions, "_REMEMBERED", 3)

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from twofold.backends.cpu import jit, maps, recurrences, reductions, weight_grads
+from twofold.backends.cpu import convs, jit, maps, recurrences, reductions, weight_grads
 from twofold.compiler import eager_maps, eager_recurrent, eager_reductions, warm
 from twofold.ir import config
 from twofold.ir.dtypes import float16, float32
@@ -64,6 +64,7 @@ def test_what_is_warm_is_not_compiled_again(tmp_path, monkeypatch):
                 reverse=reverse,
             )
         weight_grads.WeightGrads(float32)
+        convs.Convolutions(float32)
 
 
 def test_without_a_cache_there_is_nothing_to_do():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from ..backends.cpu import launch as _launch
 from ..backends.cpu import team as _team
+from ..backends.cpu.convs import module_of as convolutions_module
 from ..backends.cpu.copies import module_of as copies_module
 from ..backends.cpu.emit import Module
 from ..backends.cpu.jit import is_cached, object_codes
@@ -49,6 +50,7 @@ def warm(tell: Callable[[str], object] = print) -> None:
         "reductions": _reductions,
         "products": _products,
         "recurrent layers": _recurrences,
+        "convolutions": _convolutions,
         "weight gradients": _weight_gradients,
         "3 x 3 convolutions": lambda: iter(winograd_modules(host())),
         "copies": _copies,
@@ -130,6 +132,10 @@ def _recurrences() -> Iterator[Module]:
             module = Module(host().half)
             RecurringKernels(node_of_layer(PRIMITIVES[name], dtype, params), host()).emit_all(module)
             yield module
+
+
+def _convolutions() -> Iterator[Module]:
+    return (convolutions_module(dtype, host()) for dtype in (float32, float64))
 
 
 def _weight_gradients() -> Iterator[Module]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ from .target import Target, host
 Array = np.ndarray[Any, Any]
 Pairs = tuple[tuple[int, int], ...]
 
+_LITTLE = 1 << 20  # multiply-adds that an entry does: 20 us or so
+_ROOM = 1 << 20  # bytes of an entry's memory
 _CHUNK = 1 << 20  # multiply-adds of a chunk
 _FEW_CHUNKS = 16
 _DEEP = 1024  # k of a block of patches
@@ -51,12 +53,15 @@ class Convolutions:
         target = target or host()
         self.dtype = dtype
         self.kernels = ConvolutionKernels(dtype, target)
-        module = Module(target.half)
-        self.kernels.emit(module)
-        self._code = _open.Loaded(module, target)
+        self._code = _open.Loaded(module_of(dtype, target), target)
         self.at = {name: self._code.address(name) for name in ("weights", "convolve", "few")}
         self._products = products_of(dtype) if target is host() else Products(dtype, target)
         self.tiles = self._products.tiles
+        self.entry: Callable[[Array, Array, Array, Array], Array] | None = None
+        if _open.HAS_ENTRIES:
+            room = np.empty(_ROOM + 64, np.uint8)
+            self._room = room[-room.ctypes.data % 64 :]
+            self.entry = self._code.entry("conv", self._room)
 
     def plan(
         self, x: Shape, w: Shape, stride: Shape, padding: Pairs, dilation: Shape, groups: int,
@@ -64,6 +69,13 @@ class Convolutions:
     ) -> Plan:  # fmt: skip
         """How to convolve `x` with `w`, or the gradient of the input, which has `input_size`, for `x`."""
         return Plan(self, x, w, stride, padding, dilation, groups, input_size)
+
+
+def module_of(dtype: DType, target: Target) -> Module:
+    """The code for float32 or float64."""
+    module = Module(target.half)
+    ConvolutionKernels(dtype, target).emit(module)
+    return module
 
 
 _known: dict[str, Convolutions] = {}
@@ -105,7 +117,8 @@ class Plan:
         self.words = self._describe(stride)
         self._split(stride)
         self._cut(seen)
-        self.make = np.empty if len(seen) == len(sweeps) else np.zeros  # some positions may see nothing
+        self._dtype = owner.dtype.numpy
+        self._make = np.empty if len(seen) == len(sweeps) else np.zeros  # some positions may see nothing
 
     def _describe(self, stride: Shape) -> dict[str, int]:
         """The words of the call, without those that follow from sweeps."""
@@ -160,12 +173,17 @@ class Plan:
             own["end_pack"], own["end_chunk"] = packs, chunks
             row[:] = [own[name] for name in SWEEP]
         self.words["sweeps"], self.words["num_sweeps"] = self._address(table), len(seen)
+        self._packed, self._scratch = -(-packed // 64) * 64, -(-(scratch + self.words["split_bytes"]) // 64) * 64
+        self.words |= {"packs": packs, "chunks": chunks, "packed_bytes": self._packed}
+        self.words["x_end"] = math.prod(self.x) * self.owner.dtype.itemsize
         self._words = np.array(list(self.words.values()), np.int64)
-        at, scratch = self.owner.at, scratch + self.words["split_bytes"]
+        work = math.prod(self.shape) * math.prod(self.kernel_size) * self.channels
+        self._is_little = work <= _LITTLE and self._packed + self._scratch <= _ROOM
+        self._entry = self.owner.entry if self._is_little else None
+        at = self.owner.at
         both = ((at["weights"], packs), (at["convolve"], chunks))
         self._phases: tuple[tuple[int, int], ...] = ((at["few"], chunks),) if self.is_few else both
         self.is_empty = not chunks
-        self._packed, self._scratch = -(-packed // 64) * 64, -(-scratch // 4096) * 4096
         self.nbytes = sum(t.nbytes for t in self._tables)
 
     def _address(self, array: Array) -> int:
@@ -236,21 +254,33 @@ class Plan:
 
     def __call__(self, x: Array, w: Array) -> Array:
         """The result for arrays of the plan's shapes."""
-        x, w = row_major(x), row_major(w)
-        out = self.make(self.shape, self.owner.dtype.numpy)
+        if not x.flags.c_contiguous:
+            x = row_major(x)
+        if not w.flags.c_contiguous:
+            w = row_major(w)
+        out = self._make(self.shape, self._dtype)
+        if self._entry is not None:
+            return self._entry(x, w, out, self._words)
         if not self.is_empty:
             self._run(x, w, out)
         return out
 
     def _run(self, x: Array, w: Array, out: Array) -> None:
+        row = -(-self._scratch // 4096) * 4096
         with _open.take() as call:
-            at = call.memory(self._packed + self._scratch * call.threads)
+            at = call.memory(self._packed + row * call.threads)
             words = call.words
             words[2 : 2 + len(WORDS)] = self._words
-            words[0], words[1] = at + self._packed, self._scratch
             start = _open.address_of(x)
-            words[3:7] = start, _open.address_of(w), _open.address_of(out), at
-            words[7] = start + x.nbytes
+            words[:7] = (
+                at + self._packed,
+                row,
+                start,
+                start + x.nbytes,
+                _open.address_of(w),
+                _open.address_of(out),
+                at,
+            )
             call.run(*self._phases)
 
 

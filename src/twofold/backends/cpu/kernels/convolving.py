@@ -32,6 +32,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ....ir.dtypes import DType
+from .. import open as _open
 from ..emit import Function, Module, Number, Val, vector
 from ..target import Target
 from .packing import first_lanes, load_masked, store_masked, transposed
@@ -51,10 +52,10 @@ WRITING = OUT, WRITES, WRITE_SEGMENTS, WRITE_PLACES
 
 # Words of the convolution's kernels, from word 2 on. Strides are in bytes.
 WORDS = (
-    "tiles_at", "x", "w", "y", "packed", "x_end", "x_image", "x_group", "x_channel", "y_image", "y_group",
+    "x", "x_end", "w", "y", "packed", "tiles_at", "x_image", "x_group", "x_channel", "y_image", "y_group",
     "y_channel", "w_group", "w_line", "w_repeat", "repeats", "columns", "groups", "channels", "outputs", "tiles",
     "rows", "extra", "x_apart", "y_apart", "sweeps", "num_sweeps", "w_channel", "split_bytes", "split_phase",
-    "split_lines", "split_count", "split_length", "split_apart",
+    "split_lines", "split_count", "split_length", "split_apart", "packs", "chunks", "packed_bytes",
 )  # fmt: skip
 
 # Words of a sweep. Chunks of both kernels are numbered through all sweeps.
@@ -82,12 +83,37 @@ class ConvolutionKernels:
         self.ty = vector(self.one, self.lanes)
 
     def emit(self, module: Module) -> None:
-        """Write the kernels "weights" and "convolve", and "few"."""
+        """Write the kernels "weights" and "convolve", and "few", and the entry "conv"."""
         self._emit_vector(module)
         self._emit_put(module)
         self._emit_weights(module)
         self._emit_convolve(module)
         self._emit_few(module)
+        if _open.HAS_ENTRIES:
+            self._emit_entry(module)
+
+    def _emit_entry(self, module: Module) -> None:
+        """An entry (x, w, result, words from word 2 on), loaded with memory for packed weights and scratch."""
+        f, own, (x, w, y, given) = _open.entry(module, "conv", 4)
+        words, source, packed = f.alloca(8 * (len(WORDS) + 2)), _open.data(f, given), _open.data(f, own)
+        for place in range(len(WORDS)):
+            f.store(f.load("i64", f.at(source, 8 * place), 8), f.at(words, 8 * place + 16), 8)
+        start = _open.data(f, x)
+        nbytes = _words(f, words)["x_end"]
+        for name, at in (("x", start), ("x_end", f.at(start, nbytes)), ("w", _open.data(f, w)), ("packed", packed)):
+            f.store(at, f.at(words, 8 * WORDS.index(name) + 16), 8)
+        f.store(_open.data(f, y), f.at(words, 8 * WORDS.index("y") + 16), 8)
+        left = _words(f, words)
+        f.store(f.at(packed, left["packed_bytes"]), words, 8)
+        f.store(f.int(0), f.at(words, 8), 8)
+        for name, count, condition in (
+            ("weights", left["packs"], f.icmp("sgt", left["packs"], 0)),
+            ("convolve", left["chunks"], f.icmp("sgt", left["outputs"], FEW)),
+            ("few", left["chunks"], f.icmp("sle", left["outputs"], FEW)),
+        ):
+            symbol = module.kernels[name][0]
+            f.when(condition, functools.partial(f.call, symbol, [words, f.int(0), count, f.int(0)]))
+        _open.leave(f, y)
 
     # --- weights --------------------------------------------------------------------------------
 
