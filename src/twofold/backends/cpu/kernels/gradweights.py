@@ -52,7 +52,7 @@ WORDS = (
 _POINTERS = ("x", "g", "out", "parts", "tiles")
 _Row = tuple[Val, Val, Val]  # distances in planes and lines, and the number of the pixel seen first
 ROW, LINE = 4, 3  # numbers that describe a row, and a line
-_FEW_VECTORS = 4  # of a line
+_AHEAD = 384  # bytes
 MOST_TAPS = 9  # of a tile of a depthwise one
 
 
@@ -76,7 +76,7 @@ class WeightGradKernels:
 
     def emit(self, module: Module, has_entries: bool) -> None:
         """Write "sums", "each", "combine", and the entry "weight_grad"."""
-        self.pack_panel = packer(module, self.dtype, self.lanes, 2)
+        self.pack_panel = packer(module, self.dtype, self.lanes, 2, ahead=_AHEAD)
         self.pack_vector = packer(module, self.dtype, self.lanes, 1)
         self.patches = [self._emit_patches(module, way) for way in range(3)]
         self._emit_sums(module)
@@ -134,36 +134,25 @@ class WeightGradKernels:
         f.loop(0, w["count"], line, [w["lines_at"], to])
 
     def _copy_vectors(self, f: Function, w: dict[str, Val], gap: int, row: _Row, at: Val, to: Val) -> None:
-        """A row of pixels that are `gap` elements apart.
-
-        Lines of few vectors are copied vector by vector, the last ones first, so that a mask does for all lines.
-        """
+        """A row of pixels that are `gap` elements apart; where lines have one vector, a mask does for all."""
         first, columns, lanes = row[2], w["columns"], self.lanes
-        vectors = f.div(f.add(columns, lanes - 1), lanes)
-        few = f.icmp("sle", vectors, _FEW_VECTORS)
+        short = f.icmp("sle", columns, lanes)
+        masks = self._masks(f, first, w["x_columns"], gap)
 
-        def places(j: Number, at: Val, to: Val) -> tuple[Val, Val]:
-            return f.at(at, f.mul(j, gap * self.size)), f.at(to, f.mul(j, self.held_size))
+        def one(there: Val, at: Val, to: Val) -> None:
+            self._copy_vector(f, f.select(there, at, w["zeros"]), to, masks)
 
-        def some(i: Number) -> None:
-            j = f.mul(f.sub(f.sub(vectors, 1), i), lanes)
-            masks = self._masks(f, f.add(first, f.mul(j, gap)), w["x_columns"], gap)
-
-            def one(there: Val, at: Val, to: Val) -> None:
-                self._copy_vector(f, f.select(there, at, w["zeros"]), to, masks)
-
-            self._each_line(f, w, row, *places(j, at, to), one)
-
-        def whole(there: Val, at: Val, to: Val) -> None:
+        def several(there: Val, at: Val, to: Val) -> None:
             exist = f.select(there, w["x_columns"], f.int(0))
 
-            def one(j: Number) -> None:
-                self._copy_vector(f, *places(j, at, to), self._masks(f, f.add(first, f.mul(j, gap)), exist, gap))
+            def some(j: Number) -> None:
+                places = f.at(at, f.mul(j, gap * self.size)), f.at(to, f.mul(j, self.held_size))
+                self._copy_vector(f, *places, self._masks(f, f.add(first, f.mul(j, gap)), exist, gap))
 
-            f.loop(0, columns, one, step=lanes)
+            f.loop(0, columns, some, step=lanes)
 
-        f.when(few, lambda: f.loop(0, vectors, some))
-        f.when(_not(f, few), lambda: self._each_line(f, w, row, at, to, whole))
+        f.when(short, lambda: self._each_line(f, w, row, at, to, one))
+        f.when(_not(f, short), lambda: self._each_line(f, w, row, at, to, several))
 
     def _copy_pixels(self, f: Function, w: dict[str, Val], row: _Row, at: Val, to: Val) -> None:
         """A row of pixels at any distance."""

@@ -38,10 +38,11 @@ def store_masked(f: Function, v: Val, address: Val, dtype: DType, lanes: int, ma
     store(f, v, address, dtype, lanes, mask)
 
 
-def packer(module: Module, dtype: DType, lanes: int, vectors: int) -> str:
+def packer(module: Module, dtype: DType, lanes: int, vectors: int, ahead: int = 0) -> str:
     """A shared function that packs a block.
 
-    `(source, bytes from k to k, bytes from line to line, lines, number of k, target)`.
+    `(source, bytes from k to k, bytes from line to line, lines, number of k, target)`. Where elements of lines are
+    neighbours, it tells the processor what will be read `ahead` bytes later: with many lines it does not find out.
     """
     name = f"pack{vectors}"
     if name in module.functions:
@@ -52,7 +53,7 @@ def packer(module: Module, dtype: DType, lanes: int, vectors: int) -> str:
     size, held = dtype.itemsize, registers.HELD[dtype.name]
     width = lanes * vectors
     step = width * (8 if held == "double" else 4)
-    block = transposer(module, dtype, lanes, step)
+    block = transposer(module, dtype, lanes, step, ahead)
 
     def beside() -> None:
         """Equal elements of all lines are neighbours."""
@@ -105,7 +106,7 @@ def packer(module: Module, dtype: DType, lanes: int, vectors: int) -> str:
     return name
 
 
-def transposer(module: Module, dtype: DType, lanes: int, step: int) -> str:
+def transposer(module: Module, dtype: DType, lanes: int, step: int, ahead: int = 0) -> str:
     """A shared function that packs a square, with zeros for lines and elements that do not exist.
 
     `(source, bytes from line to line, target, lines, elements of a line)`.
@@ -125,6 +126,10 @@ def transposer(module: Module, dtype: DType, lanes: int, step: int) -> str:
 
     def whole() -> None:
         starts = [f.at(source, f.mul(f.int(r), sx)) for r in range(lanes)]
+        if ahead:
+            f.module.declare("llvm.prefetch.p0", "void", ["ptr", "i32", "i32", "i32"])
+            for at in starts:  # to be read, into the second level of caches
+                f.emit(f"call void @llvm.prefetch.p0(ptr {f.at(at, ahead).ref}, i32 0, i32 2, i32 1)")
         put([registers.from_memory(f, f.load(wide, at, size), dtype) for at in starts])
 
     def part() -> None:
