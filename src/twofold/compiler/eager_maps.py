@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.dtypes import FLOATS, FROM_NUMPY, DType, bfloat16, float16, float64
+from ..ir.dtypes import COMPLEX, FLOATS, FROM_NUMPY, INTEGERS, DType, bfloat16, complex128, float16, float64
 from ..ir.evaluate import runner
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..primitives._rules import as_operand
@@ -44,6 +44,9 @@ _DIFFER = {  # dtypes for which NumPy treats zeros otherwise
     "relu": FLOATS,
     "sign": frozenset((bfloat16,)),
 }
+# from NumPy's dtype to ours
+_CASTS_DIFFER = {(d.numpy, i) for d in FLOATS | COMPLEX for i in INTEGERS}
+_CASTS_DIFFER |= {(d.numpy, float16) for d in (float64, complex128)}
 
 
 def run_natively() -> None:
@@ -75,7 +78,7 @@ class Maps:
         self._reference = runner(p)
         self._always = FLOATS if p.name in FUNCTIONS else _DIFFER.get(p.name, frozenset())
         self._maps: dict[Any, Any] = {}  # dtypes and params -> a Map and whether it is always used; None: NumPy
-        self._entries: dict[Any, Callable[..., Array]] = {}  # dtype -> of the one operand
+        self._entries: dict[Any, Callable[..., Array]] = {}  # by dtype of the operands; for casts by both dtypes
         self.run = self._runner()
 
     def _runner(self) -> Callable[..., Any]:
@@ -197,12 +200,17 @@ class Maps:
         return run
 
     def _cast(self, x: Any, *, dtype: Any) -> Any:
-        """NumPy rounds float64 to float16 at once, a kernel by way of float32."""
-        if dtype is float16 and x.__class__ is _ndarray and x.dtype in eager_complex.DTYPES:
-            x = np.array(x.real, order="C")
-        if x.__class__ is _ndarray and (x.size >= LARGE or (dtype is float16 and x.dtype == _DOUBLE)):
-            return self.evaluate(x, dtype=dtype)
-        return self._reference(x, dtype=dtype)
+        """NumPy rounds float64 to float16 at once, a kernel by way of float32, and makes of numbers that are too
+        large for an integer what the processor does."""
+        if x.__class__ is not _ndarray:
+            return self._reference(x, dtype=dtype)
+        known = x.dtype, dtype
+        if known in _CASTS_DIFFER:
+            entry = self._entries.get(known)
+            if entry is not None and x.size <= LITTLE:
+                return entry(_row_major(x), _empty(x.shape, dtype.numpy))
+            return self.evaluate(x if x.dtype.kind != "c" else x.real.copy("C"), dtype=dtype)
+        return self.evaluate(x, dtype=dtype) if x.size >= LARGE else self._reference(x, dtype=dtype)
 
     def _power(self, other: Callable[..., Any]) -> Callable[..., Any]:
         """Powers that are products without the kernel that would make them, see passes/powers.py."""
@@ -270,11 +278,12 @@ class Maps:
             native, always = eager_complex.map_of(self.p, dtypes, params), self.p.name in eager_complex.INEXACT
         else:
             native = made.Map(self.p, dtypes, params) if made.Map.exists(self.p, dtypes, params) else None
-            always = dtypes[-1] in self._always or (dtypes == [float64] and params.get("dtype") is float16)
+            always = dtypes[-1] in self._always or (dtypes[-1].numpy, params.get("dtype")) in _CASTS_DIFFER
         if native is None:
             return None
-        if always and not params and made.HAS_ENTRIES:
-            self._entries[dtypes[0].numpy] = native.entry("1" * len(dtypes))
+        if always and made.HAS_ENTRIES and (not params or self.p.name == "cast"):
+            known = (dtypes[0].numpy, params["dtype"]) if params else dtypes[0].numpy
+            self._entries[known] = native.entry("1" * len(dtypes))
         return native, always
 
 
@@ -295,7 +304,7 @@ _BINARY = frozenset((
     "shift_right", "sub",
 ))  # fmt: skip
 _row_major, _array = np.ascontiguousarray, np.array
-_ndarray, _empty, _DOUBLE = np.ndarray, np.empty, np.dtype(np.float64)
+_ndarray, _empty = np.ndarray, np.empty
 _lock = [threading.Lock()]
 
 

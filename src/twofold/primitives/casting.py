@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.dtypes import ALL, COMPLEX, DType, complex64, complex128, float32, float64
+from ..ir.dtypes import ALL, COMPLEX, DType, bool_, complex64, complex128, float32, float64
 from ..ir.errors import DTypeError
 from ..ir.primitive import ErrorSample, Primitive, Sample
 from ..ir.types import TensorType, broadcast_shapes
@@ -107,10 +107,16 @@ def _bitcast_errors() -> list[ErrorSample]:
     ]
 
 
+def _bitcast(x: Any, *, dtype: DType) -> Any:
+    if dtype is bool_:
+        return x.view(np.uint8) != 0  # a bool is 0 or 1, which kernels and NumPy rely on
+    return x.copy(order="C").view(dtype.numpy)
+
+
 bitcast = Primitive(
     "bitcast",
     type_rule=_bitcast_type,
-    numpy=lambda x, *, dtype: x.copy(order="C").view(dtype.numpy),
+    numpy=_bitcast,
     nondiff="it reinterprets bits",
     samples=_bitcast_samples,
     errors=_bitcast_errors,

@@ -4,6 +4,11 @@ Every rule takes and gives whole vectors. float16 and bfloat16 are held as float
 after every primitive, so that fusing kernels changes no bit. bool is a vector of i1, in memory a
 byte. There is no fast-math and no contraction across primitives.
 
+Note [Numbers out of range]
+C leaves open what integer a floating number is that is too large for it, and processors differ. Here it is what
+PyTorch and NumPy give on x86: what is no int32 (for int64, uint32 and uint64: no int64), a NaN too, is the lowest
+of these, and what is one is cut to the bits of a smaller type. uint64 holds more, up to 2^64; from there it is 0.
+
 Note [Powers that are products]
 A floating number to the power 1, 2, 3 or 4 is x, x x, (x x) x or (x x) (x x), however the exponent arrives:
 as a number known when code is made (passes/powers.py), as a Python number, or in a tensor. So what is known of
@@ -165,12 +170,28 @@ def _cast(o: _Op, a: Val) -> Val:
         have, want = HELD[source.name], ty
         return a if have == want else f.convert("fpext" if have == "float" else "fptrunc", a, want)
     if source.kind == "float":
-        return f.convert("fptosi" if target.kind == "int" else "fptoui", a, ty)
+        return _whole_number(f, a, target)
     if target.kind == "float":
         return f.convert("sitofp" if source.kind == "int" else "uitofp", a, ty)
     if target.itemsize > source.itemsize:
         return f.convert("sext" if source.kind == "int" else "zext", a, ty)
     return a if target.itemsize == source.itemsize else f.convert("trunc", a, ty)
+
+
+def _whole_number(f: Function, a: Val, target: DType) -> Val:
+    """Floating numbers as integers, see Note [Numbers out of range]."""
+    middle = "i64" if target.itemsize == 8 or target.name == "uint32" else "i32"
+    limit = f.const(2.0 ** (int(middle[1:]) - 1), a.ty)
+    beyond = f.fcmp("oge", a, limit)
+    if target.name == "uint64":
+        a = f.select(beyond, f.op("fsub", a, limit), a)  # exact
+    fits = f.fcmp("olt", f.intrinsic("fabs", [a]), limit)
+    out = f.convert("fptosi", f.select(fits, a, f.const(0, a.ty)), middle)
+    lowest = f.const(-1 << int(middle[1:]) - 1, out.ty)
+    out = f.select(fits, out, lowest)
+    if target.name == "uint64":
+        out = f.select(beyond, f.op("xor", out, lowest), out)
+    return f.convert("trunc", out, STORED[target.name])
 
 
 def _logical_not(o: _Op, a: Val) -> Val:
