@@ -162,17 +162,19 @@ class Plan:
     def _cut(self, seen: Sequence[Sequence[Sweep]]) -> None:
         """Everything about sweeps: their words, chunks, and memory."""
         table = np.zeros((max(1, len(seen)), len(SWEEP)), np.int64)
-        packs = chunks = packed = scratch = 0
+        chunks = packed = scratch = 0
         tiles = 0 if self.is_few else self.groups * self.words["tiles"]
         for row, parts in zip(table, seen, strict=False):
             own = self._sweep(parts)
-            own["packed_at"], own["first_pack"], own["first_chunk"] = packed, packs, chunks
-            packs, chunks = packs + tiles, chunks + own.pop("chunks")
+            own["packed_at"], own["first_chunk"] = packed, chunks
+            chunks += own.pop("chunks")
             scratch = max(scratch, own.pop("scratch"))
             packed += tiles * own["k"] * self.owner.kernels.tile_step
-            own["end_pack"], own["end_chunk"] = packs, chunks
+            own["end_chunk"] = chunks
             row[:] = [own[name] for name in SWEEP]
+        packs = tiles if chunks else 0
         self.words["sweeps"], self.words["num_sweeps"] = self._address(table), len(seen)
+        self.words["places"] = self._address(self._places(seen, table))
         self._packed, self._scratch = -(-packed // 64) * 64, -(-(scratch + self.words["split_bytes"]) // 64) * 64
         self.words |= {"packs": packs, "chunks": chunks, "packed_bytes": self._packed}
         self.words["x_end"] = math.prod(self.x) * self.owner.dtype.itemsize
@@ -209,17 +211,23 @@ class Plan:
         if self.is_few:
             own["w_shifts"] = self._address(numbers * itemsize)
             return own | self._few(own, table)
-        own["places"] = self._address(self._places(numbers))
         is_direct = mark_direct(table, lanes, itemsize, kernels.masks and parts[-1].step != 2)
         return own | self._panels(own, is_direct)
 
-    def _places(self, numbers: Array) -> Array:
-        """Where an element of a line of the weights goes along K; -1 if the sweep has no such tap."""
-        own = np.full(math.prod(self.kernel_size), -1, np.int64)
-        own[numbers] = np.arange(len(numbers)) * self.channels
+    def _places(self, seen: Sequence[Sequence[Sweep]], sweeps: Array) -> Array:
+        """Where an element of a line of the weights goes, in bytes, and how many more for each tile; or -1."""
+        step = self.owner.kernels.tile_step
+        out = np.zeros((math.prod(self.kernel_size), 2), np.int64)
+        out[:, 0] = -1
+        for parts, row in zip(seen, sweeps, strict=False):
+            numbers = tap_numbers(parts, self.kernel_size)
+            out[numbers, 0] = row[SWEEP.index("packed_at")] + np.arange(len(numbers)) * (self.channels * step)
+            out[numbers, 1] = row[SWEEP.index("k")] * step
         if self.is_adjoint:
-            return own
-        return (own + np.arange(self.channels, dtype=np.int64)[:, None]).ravel()
+            return out
+        own = np.zeros((self.channels, len(out), 2), np.int64) + out
+        own[..., 0] += step * np.arange(self.channels)[:, None]
+        return own
 
     def _panels(self, own: dict[str, int], is_direct: bool) -> dict[str, int]:
         """How panels are put together to chunks."""

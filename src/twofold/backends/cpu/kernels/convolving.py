@@ -55,13 +55,13 @@ WORDS = (
     "x", "x_end", "w", "y", "packed", "tiles_at", "x_image", "x_group", "x_channel", "y_image", "y_group",
     "y_channel", "w_group", "w_line", "w_repeat", "repeats", "columns", "groups", "channels", "outputs", "tiles",
     "rows", "extra", "x_apart", "y_apart", "sweeps", "num_sweeps", "w_channel", "split_bytes", "split_phase",
-    "split_lines", "split_count", "split_length", "split_apart", "packs", "chunks", "packed_bytes",
+    "split_lines", "split_count", "split_length", "split_apart", "packs", "chunks", "packed_bytes", "places",
 )  # fmt: skip
 
-# Words of a sweep. Chunks of both kernels are numbered through all sweeps.
+# Words of a sweep. Chunks are numbered through all sweeps.
 SWEEP = (
-    "k", "shifts", "masks", "vectors", "num_vectors", "taps", "packed_at", "places", "first_pack", "end_pack",
-    "panels", "group", "depth", "block", "first_chunk", "end_chunk", "w_shifts", "planes", "images",
+    "k", "shifts", "masks", "vectors", "num_vectors", "taps", "packed_at", "panels", "group", "depth", "block",
+    "first_chunk", "end_chunk", "w_shifts", "planes", "images",
 )  # fmt: skip
 
 
@@ -118,25 +118,21 @@ class ConvolutionKernels:
     # --- weights --------------------------------------------------------------------------------
 
     def _emit_weights(self, module: Module) -> None:
-        """The kernel "weights", which packs row tiles; its chunks are the tiles of all groups and sweeps."""
+        """The kernel "weights", which packs row tiles for all sweeps; its chunks are the tiles of all groups."""
         f = kernel_function(module, "weights")
         w = _words(f, f.args[0])
 
         def one(i: Any) -> None:
-            s = self._sweep_of(f, w, i, "end_pack")
-            i = f.sub(i, s["first_pack"])
             group, t = f.div(i, w["tiles"]), f.rem(i, w["tiles"])
             height = f.add(w["rows"], f.convert("zext", f.icmp("slt", t, w["extra"]), "i64"))
             row = f.add(f.mul(t, w["rows"]), f.min(t, w["extra"]))
             source = f.at(_ptr(f, w["w"]), f.add(f.mul(group, w["w_group"]), f.mul(row, w["w_line"])))
-            target = f.at(_ptr(f, w["packed"]), f.add(s["packed_at"], f.mul(i, f.mul(s["k"], self.tile_step))))
-            places = _ptr(f, s["places"])
 
             def repeat(r: Any) -> None:
                 at = f.at(source, f.mul(r, w["w_repeat"]))
-                to = f.at(target, f.mul(r, self.tile_step))
+                to = f.at(_ptr(f, w["packed"]), f.mul(r, self.tile_step))
                 for v in range(self.slots // self.lanes):
-                    self._turn(f, w, at, to, places, height, v)
+                    self._turn(f, w, at, f.at(to, v * self.step), height, i, v)
 
             f.loop(0, w["repeats"], repeat)
 
@@ -144,36 +140,40 @@ class ConvolutionKernels:
         f.ret()
         f.finish()
 
-    def _turn(self, f: Function, w: dict[str, Val], at: Val, to: Val, places: Val, height: Any, v: int) -> None:
+    def _turn(self, f: Function, w: dict[str, Val], at: Val, to: Val, height: Any, tile: Any, v: int) -> None:
         """Pack a vector of lines: the elements of each, which are neighbours, go to their places along K."""
         lanes, first = self.lanes, v * self.lanes
         last = f.sub(f.sub(height, 1), first)  # the last line that exists, again for those that don't
         starts = [f.min(r, last) for r in range(lanes)]
         starts = [f.add(f.select(f.icmp("slt", s, 0), f.int(0), f.int(s)), first) for s in starts]
         starts = [f.mul(f.min(s, f.sub(height, 1)), w["w_line"]) for s in starts]
-        to = f.at(to, v * self.step)
+        room = f.alloca(lanes * self.step)
+
+        def put(v: Val, column: Any) -> None:
+            """A column goes to its place; a tap that no pixel sees has none."""
+            entry = f.at(_ptr(f, w["places"]), f.mul(column, 16))
+            place, step = f.load("i64", entry, 8), f.load("i64", f.at(entry, 8), 8)
+            here = f.at(to, f.add(place, f.mul(tile, step)))
+            f.when(f.icmp("sge", place, 0), lambda: f.store(v, here, self.size))
 
         def square(j: Any) -> None:
             exist = f.int(f.min(f.sub(w["columns"], j), lanes))
             here = f.at(at, f.mul(j, self.size))
             mask = first_lanes(f, exist, lanes)
             rows = transposed(f, [load_masked(f, f.at(here, s), self.dtype, lanes, mask) for s in starts])
-            room = f.alloca(lanes * self.step)
             for r, part in enumerate(rows):
                 f.store(part, f.at(room, r * self.step), self.size)
+            f.loop(
+                0, exist, lambda r: put(f.load(self.ty, f.at(room, f.mul(r, self.step)), self.size), f.add(j, r))
+            )
 
-            def put(r: Any) -> None:
-                place = f.load("i64", f.at(places, f.mul(f.add(j, r), 8)), 8)
+        def beside() -> None:
+            """Lines of one element, which are neighbours."""
+            mask = first_lanes(f, f.sub(height, first), lanes)
+            put(load_masked(f, f.at(at, v * self.step), self.dtype, lanes, mask), 0)
 
-                def store() -> None:
-                    part = f.load(self.ty, f.at(room, f.mul(r, self.step)), self.size)
-                    f.store(part, f.at(to, f.mul(place, self.tile_step)), self.size)
-
-                f.when(f.icmp("sge", place, 0), store)
-
-            f.loop(0, exist, put)
-
-        f.loop(0, w["columns"], square, step=lanes)
+        is_one = f.op("and", f.icmp("eq", w["columns"], 1), f.icmp("eq", w["w_line"], self.size))
+        _cases(f, [(is_one, beside), (_TRUE, lambda: f.loop(0, w["columns"], square, step=lanes))])
 
     # --- patches ----------------------------------------------------------------------------------
 
@@ -213,7 +213,6 @@ class ConvolutionKernels:
             high = f.add(f.add(reach[0], most), f.add(f.mul(f.sub(count, 1), plane), 2 * self.step))
             safe = f.op("and", f.icmp("sge", low, w["x"]), f.icmp("sle", high, w["x_end"]))
             safe = f.op("and", safe, is_apart)
-            segmented = f.op("and", f.icmp("sgt", reads, 0), f.op("or", is_even, safe))
 
             def copy(_: Any, at: Val, to: Val) -> list[Val]:
                 f.store(f.load(self.ty, at, self.size), to, self.size)
@@ -223,47 +222,47 @@ class ConvolutionKernels:
                 f.store(self._gather(f, at, places, mask), to, self.size)
                 return [f.at(at, plane), f.at(to, step), mask]
 
-            def segments() -> None:
-                def one(s: Any) -> None:
-                    entry = f.at(row, f.add(f.mul(s, 16), READ_SEGMENTS))
-                    shift, part = f.load("i64", entry, 8), f.load("i16", f.at(entry, 8), 2)
-                    own = _mask(f, part, self.lanes)
-                    wanted = f.op("and", mask, own)
-                    here = f.at(at, shift)
-                    is_first = f.icmp("eq", f.int(s), 0)
-                    all_lanes = Val("<" + ", ".join(["i1 true"] * self.lanes) + ">", own.ty)
-                    writes = f.value(f"select {is_first}, {all_lanes}, {own}", own.ty)
+            def segments(number: int, load: Callable[[Val, Val, Val], Val]) -> Callable[[], object]:
+                """That many, each read into its lanes."""
 
-                    def near(_: Any, at: Val, to: Val, wanted: Val, writes: Val) -> list[Val]:
-                        v = load_masked(f, at, self.dtype, self.lanes, wanted)
-                        store_masked(f, v, to, self.dtype, self.lanes, writes)
-                        return [f.at(at, plane), f.at(to, step), wanted, writes]
+                def one(_: Any, to: Val, *carry: Val) -> list[Val]:
+                    v = f.const(0, self.ty)
+                    for at, wanted in zip(carry[:number], carry[number:], strict=True):
+                        v = load(at, wanted, v)
+                    f.store(v, to, self.size)
+                    return [f.at(to, step), *[f.at(at, plane) for at in carry[:number]], *carry[number:]]
 
-                    def apart(_: Any, at: Val, to: Val, wanted: Val, writes: Val) -> list[Val]:
-                        v = self._every_second(f, at)
-                        v = f.value(f"select {wanted}, {v}, {self.ty} zeroinitializer", self.ty)
-                        store_masked(f, v, to, self.dtype, self.lanes, writes)
-                        return [f.at(at, plane), f.at(to, step), wanted, writes]
+                def loop() -> None:
+                    entries = [f.at(row, READ_SEGMENTS + 16 * i) for i in range(number)]
+                    starts = [f.at(at, f.load("i64", entry, 8)) for entry in entries]
+                    own = [f.op("and", bits, f.load("i16", f.at(entry, 8), 2)) for entry in entries]
+                    f.loop(0, count, one, [to, *starts, *[_mask(f, part, self.lanes) for part in own]])
 
-                    carry = [here, to, wanted, writes]
-                    f.when(is_even, lambda: f.loop(0, count, near, carry))
-                    f.when(is_apart, lambda: f.loop(0, count, apart, carry))
+                return loop
 
-                f.loop(0, reads, one)
+            def near(at: Val, wanted: Val, before: Val) -> Val:
+                return self._merged(f, at, wanted, before)
 
-            _cases(
-                f,
-                [
-                    (plain, lambda: f.loop(0, count, copy, [at, to])),
-                    (segmented, segments),
-                    (_TRUE, lambda: f.loop(0, count, gather, [at, to, mask])),
-                ],
-            )
+            def apart(at: Val, wanted: Val, before: Val) -> Val:
+                return f.value(f"select {wanted}, {self._every_second(f, at)}, {before}", self.ty)
+
+            cases: list[tuple[Val, Callable[[], object]]] = [(plain, lambda: f.loop(0, count, copy, [at, to]))]
+            for load, condition in ((near, is_even), (apart, safe)):
+                for number in range(1, SEGMENTS + 1):
+                    fits = f.op("and", condition, f.icmp("eq", reads, number))
+                    cases.append((fits, segments(number, load)))
+            _cases(f, [*cases, (_TRUE, lambda: f.loop(0, count, gather, [at, to, mask]))])
             return [f.at(to, f.mul(count, step))]
 
         f.loop(first_tap, f.div(f.add(end, f.sub(channels, 1)), channels), tap, [target])
         f.ret()
         f.finish()
+
+    def _merged(self, f: Function, at: Val, mask: Val, before: Val) -> Val:
+        """What is read where the mask is true, and elsewhere what was there before."""
+        name = f"llvm.masked.load.v{self.lanes}f{8 * self.size}.p0"
+        f.module.declare(name, self.ty, ["ptr", "i32", mask.ty, self.ty])
+        return f.value(f"call {self.ty} @{name}(ptr {at.ref}, i32 {self.size}, {mask}, {before})", self.ty)
 
     def _every_second(self, f: Function, at: Val) -> Val:
         """Elements 0, 2, 4, ... of memory."""
@@ -298,7 +297,7 @@ class ConvolutionKernels:
         own = self._product_words(f, w)
 
         def one(i: Any) -> None:
-            s = self._sweep_of(f, w, i, "end_chunk")
+            s = self._sweep_of(f, w, i)
             s["panel_bytes"] = f.int(f.mul(s["depth"], self.panel_step))
             _set(f, own, Word.B_PANEL, s["panel_bytes"])
             i = f.sub(i, s["first_chunk"])
@@ -467,7 +466,7 @@ class ConvolutionKernels:
         splits = f.icmp("sgt", w["split_bytes"], 0)
 
         def one(i: Any) -> None:
-            s = self._sweep_of(f, w, i, "end_chunk")
+            s = self._sweep_of(f, w, i)
             i = f.sub(i, s["first_chunk"])
             parts = f.div(f.sub(f.add(s["num_vectors"], s["group"]), 1), s["group"])
             begin, plane = f.int(f.mul(f.rem(i, parts), s["group"])), f.mul(f.div(i, parts), s["planes"])
@@ -650,13 +649,13 @@ class ConvolutionKernels:
         f.ret()
         f.finish()
 
-    def _sweep_of(self, f: Function, w: Any, i: Any, end: str) -> dict[str, Val]:
+    def _sweep_of(self, f: Function, w: Any, i: Any) -> dict[str, Val]:
         """The words of the sweep that a chunk belongs to."""
         size = 8 * len(SWEEP)
         sweeps = _ptr(f, w["sweeps"])
 
         def later(j: Any, number: Val) -> list[Val]:
-            stop = f.load("i64", f.at(sweeps, f.add(f.mul(j, size), 8 * SWEEP.index(end))), 8)
+            stop = f.load("i64", f.at(sweeps, f.add(f.mul(j, size), 8 * SWEEP.index("end_chunk"))), 8)
             return [f.int(f.add(number, f.convert("zext", f.icmp("sge", f.int(i), stop), "i64")))]
 
         (number,) = f.loop(0, w["num_sweeps"], later, [f.int(0)])
