@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .linalg import matmul, matrix_transpose
@@ -73,12 +74,16 @@ def product(a: Any, b: Any) -> Any:
     return matmul(matrix_transpose(a), b)
 
 
-def weight_grad(d: Any, ys: Any, h0: Any, reverse: bool) -> Any:
-    """The sum over times of d[t] (N, G)^T @ (the state before t) (N, H), without moving the states."""
-    steps = d.shape[0]
-    first = steps - 1 if reverse else 0
-    out = matmul(matrix_transpose(at_time(d, first)), h0)
+def weight_grads(ds: Sequence[Any], ys: Any, h0: Any, reverse: bool) -> list[Any]:
+    """For each of some d the sum over times of d[t] (N, G)^T @ (the state before t) (N, H)."""
+    steps, n, size = ys.shape
+    rows = steps * n
+    # rows of all times one below the other, so that the states need not be moved
+    turned = [matrix_transpose(reshape(d, shape=(rows, d.shape[2]))) for d in ds]
+    first = rows - n if reverse else 0
+    out = [matmul(_cut(d, 1, first, first + n), h0) for d in turned]
     if steps == 1:
         return out
-    low = 0 if reverse else 1
-    return product(_cut(d, 0, low, low + steps - 1), _cut(ys, 0, 1 - low, steps - low)) + out
+    low = 0 if reverse else n
+    before = _cut(reshape(ys, shape=(rows, size)), 0, n - low, rows - low)
+    return [matmul(_cut(d, 1, low, low + rows - n), before) + w for d, w in zip(turned, out, strict=True)]

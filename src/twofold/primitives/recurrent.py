@@ -27,7 +27,7 @@ from ..ir.errors import DTypeError, ShapeError, TwofoldError
 from ..ir.primitive import ErrorSample, Primitive, Sample
 from ..ir.types import Shape, TensorType
 from ._rules import check_dtype, check_same_dtype, draw, via_float32
-from ._sequences import columns, last_columns, times, weight_grad
+from ._sequences import columns, last_columns, times, weight_grads
 from ._sequences2 import gru_second, lstm_second, rnn_second
 from .movement import concat
 from .reduce import sum
@@ -269,13 +269,13 @@ def _gru_grad(
 
 def _rnn_vjp(g: Any, y: Any, _x: Any, h0: Any, w: Any, *, nonlinearity: str, reverse: bool) -> Any:
     d, dh0 = rnn_grad(g, y, w, nonlinearity=nonlinearity, reverse=reverse)
-    return d, dh0, weight_grad(d, y, h0, reverse)
+    return d, dh0, *weight_grads([d], y, h0, reverse)
 
 
 def _lstm_vjp(g: Any, y: Any, _x: Any, h0: Any, c0: Any, w: Any, *, reverse: bool) -> Any:
     ys, cs, a = y
     d, dh0, dc0 = lstm_grad(*g, cs, a, c0, w, reverse=reverse)
-    return d, dh0, dc0, weight_grad(d, ys, h0, reverse)
+    return d, dh0, dc0, *weight_grads([d], ys, h0, reverse)
 
 
 def _gru_vjp(g: Any, y: Any, _x: Any, h0: Any, w: Any, _b: Any, *, reverse: bool) -> Any:
@@ -283,7 +283,7 @@ def _gru_vjp(g: Any, y: Any, _x: Any, h0: Any, w: Any, _b: Any, *, reverse: bool
     k = h0.shape[1]
     d, dh0 = gru_grad(*g, ys, a, h0, w, reverse=reverse)
     parts = columns(d, 2 * k, 0), last_columns(d, k)  # of the product with the state
-    dw = concat(*[weight_grad(p, ys, h0, reverse) for p in parts], dim=0)
+    dw = concat(*weight_grads(parts, ys, h0, reverse), dim=0)
     db = concat(*[sum(p, dims=(0, 1), keepdim=False) for p in parts], dim=0)
     return columns(d, 3 * k, 0), dh0, dw, db
 
