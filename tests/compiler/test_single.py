@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 import scipy.special
 
 import twofold as tw
+from twofold.backends.cpu import vsingle
+from twofold.backends.cpu.emit import Function, Module, vector
+from twofold.backends.cpu.jit import compile_text
+from twofold.backends.cpu.target import host
 
 EXACT = {
     "exp": np.exp,
@@ -166,3 +172,34 @@ def test_a_number_has_one_result(function):
     whole = fn(x)
     for start, stop in ((0, 1), (3, 19), (5, 36), (36, 37)):
         np.testing.assert_array_equal(fn(x[start:stop].copy()), whole[start:stop], err_msg=name)
+
+
+def test_exp_by_an_instruction():
+    """AVX-512 has one for the power of two; it gives the bits of the two products."""
+    if not host().scales:
+        pytest.skip("this processor has no such instruction")
+    x = numbers(0, 1 << 32, 65521)
+    x = np.concatenate([x, between(-104, -103.9), between(-87.4, -87.3)[:4096], between(88.7, 88.8)[:4096]])
+    results = []
+    for lanes in (8, 16, 32):
+        count = len(x) // lanes * lanes
+        for scaling in (False, True):
+            module = Module(host().half, scaling)
+            f = Function(module, "f", [("ptr", "x"), ("ptr", "y")])
+            ty = vector("float", lanes)
+
+            def body(i, f=f, ty=ty):
+                at = f.mul(i, 4)
+                f.store(vsingle.exp(f, f.load(ty, f.at(f.args[0], at), 4)), f.at(f.args[1], at), 4)
+
+            f.loop(0, count, body, step=lanes)
+            f.ret()
+            f.finish()
+            (text,) = module.texts().values()
+            assert ("scalef" in text) == (scaling and lanes > 8)
+            library, y = compile_text(text, host()), np.zeros_like(x)
+            call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(library.address("kernel"))
+            call(x.ctypes.data, y.ctypes.data)
+            results.append(y[: len(x) // 32 * 32])
+    for y in results[1:]:
+        np.testing.assert_array_equal(y, results[0])

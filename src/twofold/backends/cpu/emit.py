@@ -36,8 +36,9 @@ class Module:
     use, so that equal layers have equal code.
     """
 
-    def __init__(self, hardware_halves: bool = True) -> None:
+    def __init__(self, hardware_halves: bool = True, hardware_scaling: bool = False) -> None:
         self.hardware_halves = hardware_halves  # whether the target converts float16 by an instruction
+        self.hardware_scaling = hardware_scaling  # whether it has one for x * 2**n (AVX-512); results are the same
         self.shared: dict[str, str] = {}  # private functions that kernels call
         self.declarations: dict[str, str] = {}
         self.bodies: dict[str, str] = {}  # code of a kernel -> its symbol

@@ -40,7 +40,7 @@ class Lowering:
         self.views: dict[Value, View] = {}
         self.buffers: list[Buffer] = []
         self.steps: list[Step] = []
-        self.module = Module(target.half)
+        self.module = Module(target.half, target.scales)
         self.scratch = 0
         self.checks = Checks(self.buffer("constant", int64, 1))
 

@@ -44,6 +44,11 @@ class Target:
         return 14 if self.num_registers >= 32 else 6
 
     @property
+    def scales(self) -> bool:
+        """Whether an instruction multiplies by powers of two with whatever exponent."""
+        return self.name == "avx512"
+
+    @property
     def is_native(self) -> bool:
         """Whether this process's processor is of its architecture."""
         return not self.triple or self.triple.split("-")[0] == llvm.get_process_triple().split("-")[0]
