@@ -23,7 +23,7 @@ Pairs = tuple[tuple[int, int], ...]
 
 _LITTLE = 1 << 21  # multiply-adds that an entry does
 _ROOM = 1 << 20  # bytes of an entry's memory
-_ORDERS = 16  # of memory that have plans, for some shapes
+_ORDERS = 4  # of memory that have plans, for some shapes
 _CACHED = 384 << 10  # bytes that a chunk works on at a time
 _MOST_ROWS, _FEW_ROWS = 224, 56  # of a chunk
 _LEAST_K, _MOST_K = 64, 512  # of a block
