@@ -120,7 +120,7 @@ def test_how_work_is_cut_decides_about_no_bits(shape, outputs, padding, cut, mon
 def test_groups_of_images_of_which_the_last_is_smaller(cut):
     x, w, g = arrays((7, 16, 8, 8), 40, ONE)
     made = winograds.plan("conv", x.shape, w.shape, **next(operations(x, w, g, ONE))[2])
-    assert [run.shifts[0] for run in made._runs] == [4 * i * 16 * 64 for i in range(0, 7, 6)]
+    assert [run.words[0] for run in made._runs] == [4 * i * 16 * 64 for i in range(0, 7, 6)]
     for name, operands, params in list(operations(x, w, g, ONE))[:2]:
         same(planned(name, *operands, params), compiled(name, operands, params))
 

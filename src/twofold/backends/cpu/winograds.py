@@ -19,6 +19,7 @@ from .kernels.winograd import PAD, SHIFT, is_worth_it
 from .kernels.winogradgrad import groups_of_tiles
 from .products import Products, products_of
 from .target import Target, host
+from .team import get_num_threads
 
 Array = np.ndarray[Any, Any]
 Pairs = tuple[tuple[int, int], ...]
@@ -27,7 +28,7 @@ _LITTLE = 1 << 21  # multiply-adds that an entry does
 _OWN = 1 << 20  # bytes of an entry's memory
 _SCRATCH = 600 << 10  # bytes of transformed tiles and products that a worker holds at a time
 _FEW_CHUNKS = 16
-_TOGETHER = 8 << 20  # bytes of images that are laid before they are read
+_TOGETHER = 2 << 20  # bytes of images that are laid before they are read
 _CHUNK = 1 << 14  # elements of a chunk of laying
 
 
@@ -124,14 +125,12 @@ class _Run(NamedTuple):
     """Phases with the same words.
 
     Attributes:
-        words: from word 2 on, without addresses.
+        words: from word 2 on; for addresses, what is to be added to that of the array or the memory.
         phases: code and chunks.
-        shifts: bytes from the beginning of both operands and of the result.
     """
 
     words: Array
     phases: list[tuple[int, int]]
-    shifts: tuple[int, int, int]
 
 
 class _Task:
@@ -170,15 +169,15 @@ class _Task:
         head = 7 + 3 * len(run.phases)
         table = np.zeros(head + 2 + len(run.words), np.int64)
         start = _open.address_of(table) + 8 * head
-        for i, (word, shift) in enumerate(zip(self._slots, run.shifts, strict=True)):
-            table[2 * i : 2 * i + 2] = start + 8 * word, shift
+        for i, word in enumerate(self._slots):
+            table[2 * i : 2 * i + 2] = start + 8 * word, run.words[word - 2]
         table[6] = len(run.phases)
         table[7:head] = [x for code, chunks in run.phases for x in (code, start, chunks)]
         words = table[head:]
         words[2:] = run.words
         words[:2] = self._code.own + self._nbytes, self._scratch
         for word, place in self._places:
-            words[word] = self._code.own + place
+            words[word] += self._code.own + place
         return table
 
     def __call__(self, a: Array, b: Array) -> Array:
@@ -196,10 +195,10 @@ class _Task:
             words[:2] = at + self._nbytes, self._scratch
             for run in self._runs:
                 words[2 : 2 + len(run.words)] = run.words
-                for word, address, shift in zip(self._slots, arrays, run.shifts, strict=True):
-                    words[word] = address + shift
+                for word, address in zip(self._slots, arrays, strict=True):
+                    words[word] += address
                 for word, place in self._places:
-                    words[word] = at + place
+                    words[word] += at + place
                 call.run(*run.phases)
         return out
 
@@ -223,20 +222,18 @@ class Filter(_Task):
         self._grid = -(-size[0] // 2), -(-size[1] // 2)
         pixel = code.pixel(inner)
         image = (2 * self._grid[0] + 2) * (2 * self._grid[1] + 2) * pixel
-        together = max(1, min(images, _TOGETHER // image))
+        together = min(images, max(1, _TOGETHER // image))
         every = [9 * 4, outputs * 9 * 4] if is_adjoint else [inner * 9 * 4, 9 * 4]
         weights = {"w_lane": every[0], "w_inner": every[1], "flipped": int(is_adjoint)}
         runs, scratch = [], 0
         for first in range(0, images, together):
-            count = min(together, images - first)
-            if not first or count < together:
-                words, lays, filters, needs = self._plan(count)
-                scratch = max(scratch, needs)
-                known = np.array([(words | weights).get(name, 0) for name in (*LAY, *FILTER)], np.int64)
+            words, lays, filters, needs = self._plan(min(together, images - first))
+            scratch = max(scratch, needs)
+            words["at_source"] += first * words["image"]
+            words["at_out"] = first * words["out_image"]
+            known = np.array([(words | weights).get(name, 0) for name in (*LAY, *FILTER)], np.int64)
             chunks = [] if first else [self._panels * words["inner_blocks"]]
-            phases = list(zip(code.filters[first > 0 :], [*chunks, lays, filters], strict=True))
-            shift = first * inner * x[2] * x[3] * 4 + max(0, -low[1]) * 4
-            runs.append(_Run(known, phases, (shift, 0, first * outputs * size[0] * size[1] * 4)))
+            runs.append(_Run(known, list(zip(code.filters[first > 0 :], [*chunks, lays, filters], strict=True))))
         made = [((_AT_PANELS,), self._panels * 16 * self._element), ((_AT_PADDED, LAY_AT + 1), together * image)]
         work = images * self._grid[0] * self._grid[1] * 16 * inner * outputs
         super().__init__(code, (images, outputs, *size), runs, (LAY_AT, _AT_W, _AT_OUT), made, scratch, work)
@@ -281,8 +278,7 @@ class Gather(_Task):
         columns, panels = code.panels(outputs)
         down, across = -(-height // 2), -(-width // 2)
         pixels = code.pixel(inputs), code.pixel(outputs)
-        seen = _lay(images, x, low, (2 * down + 2, 2 * across + 2), pixels[0])
-        given = _lay(images, g, (0, 0), (2 * down, 2 * across), pixels[1])
+        sizes = (2 * down + 2, 2 * across + 2), (2 * down, 2 * across)
         tiles = images * down * across
         pieces, groups, per = groups_of_tiles(tiles, inputs, outputs)
         partials = -(-tiles // per)
@@ -292,28 +288,50 @@ class Gather(_Task):
         block = -(-per // -(-per // fits))
         panel_step = block * columns * 4 + PAD
         element, inner_blocks = (panels * inputs * columns + SHIFT) * 4, -(-inputs // INNER_BLOCK)
+        lines = [size[1] * pixel for size, pixel in zip(sizes, pixels, strict=True)]
+        laid = [size[0] * line for size, line in zip(sizes, lines, strict=True)]  # bytes of an image
         words = {
             "at_tiles": code.tiles, "inputs": inputs, "outputs": outputs, "width": columns, "panels": panels,
             "inner_blocks": inner_blocks, "pieces": pieces, "splits": splits, "partials": partials, "per": per,
-            "tiles": tiles, "block": block, "across": across, "down": down,
-            "seen_image": seen["rows"] * seen["cols"] * pixels[0], "seen_line": seen["cols"] * pixels[0],
-            "seen_pixel": pixels[0], "given_image": given["rows"] * given["cols"] * pixels[1],
-            "given_line": given["cols"] * pixels[1], "given_pixel": pixels[1], "row": row,
-            "input_step": block * row + PAD, "panel_step": panel_step, "output_step": wide * panel_step,
-            "element": element, "partial": 16 * element,
+            "tiles": tiles, "block": block, "across": across, "down": down, "seen_image": laid[0],
+            "seen_line": lines[0], "seen_pixel": pixels[0], "given_image": laid[1], "given_line": lines[1],
+            "given_pixel": pixels[1], "row": row, "input_step": block * row + PAD, "panel_step": panel_step,
+            "output_step": wide * panel_step, "element": element, "partial": 16 * element,
         }  # fmt: skip
-        parts = (seen, LAY), (given, LAY), (words, GATHER)
-        known = np.array([part.get(name, 0) for part, names in parts for name in names], np.int64)
-        chunks = _lay_chunks(seen), _lay_chunks(given), partials * splits * pieces, panels * inner_blocks
-        run = _Run(known, list(zip(code.gathers, chunks, strict=True)), (max(0, -low[1]) * 4, 0, 0))
+        at_once = self._at_once(sum(laid), down * across, per, pieces * splits)
+        runs, most = [], 0
+        for group in range(0, partials, at_once):
+            count = min(at_once, partials - group)
+            first = group * per // (down * across)
+            last = -(-min(tiles, (group + count) * per) // (down * across))
+            most = max(most, last - first)
+            seen = _lay(last - first, x, low, sizes[0], pixels[0])
+            given = _lay(last - first, g, (0, 0), sizes[1], pixels[1])
+            for lay in (seen, given):
+                lay["at_source"] += first * lay["image"]
+            words |= {"first_group": group, "at_seen": -first * laid[0], "at_given": -first * laid[1]}
+            parts = (seen, LAY), (given, LAY), (words, GATHER)
+            known = np.array([part.get(name, 0) for part, names in parts for name in names], np.int64)
+            chunks = _lay_chunks(seen), _lay_chunks(given), count * splits * pieces, panels * inner_blocks
+            phases = list(zip(code.gathers, chunks, strict=True))
+            runs.append(_Run(known, phases if group + count == partials else phases[:-1]))
         made = [
-            ((_AT_SEEN, LAY_AT + 1), images * words["seen_image"]),
-            ((_AT_GIVEN, LAY_OTHER_AT + 1), images * words["given_image"]),
+            ((_AT_SEEN, LAY_AT + 1), most * laid[0]),
+            ((_AT_GIVEN, LAY_OTHER_AT + 1), most * laid[1]),
             ((_AT_PARTIALS,), partials * 16 * element),
         ]
         scratch = 16 // pieces * (words["input_step"] + words["output_step"])
         slots, work = (LAY_AT, LAY_OTHER_AT, _AT_GRAD), 16 * tiles * inputs * outputs
-        super().__init__(code, (outputs, inputs, 3, 3), [run], slots, made, scratch, work)
+        super().__init__(code, (outputs, inputs, 3, 3), runs, slots, made, scratch, work)
+
+    @staticmethod
+    def _at_once(image: int, tiles: int, per: int, chunks: int) -> int:
+        """How many groups of tiles a run does, by the bytes and tiles of an image, and the chunks of a group.
+
+        There should be work for all threads, and few images that belong to two runs, which are laid twice.
+        """
+        fit = _TOGETHER * tiles // (image * per)
+        return max(1, fit, -(-4 * tiles // per), -(-2 * get_num_threads() // chunks))
 
 
 _AT_W, _AT_PANELS, _AT_PADDED, _AT_OUT = [
@@ -330,9 +348,9 @@ def _lay(images: int, shape: Shape, low: Sequence[int], size: tuple[int, int], p
     left = min(max(0, low[1]), size[1])
     count = max(0, min(width - max(0, -low[1]), size[1] - left))
     return {
-        "image": channels * height * width * 4, "channel": height * width * 4, "line": width * 4,
-        "channels": channels, "height": height, "first_row": -low[0], "left": left, "count": count,
-        "rows": size[0], "cols": size[1], "pixel": pixel, "items": images * size[0],
+        "at_source": max(0, -low[1]) * 4, "image": channels * height * width * 4, "channel": height * width * 4,
+        "line": width * 4, "channels": channels, "height": height, "first_row": -low[0], "left": left,
+        "count": count, "rows": size[0], "cols": size[1], "pixel": pixel, "items": images * size[0],
         "per_chunk": max(1, _CHUNK // (size[1] * pixel // 4)),
     }  # fmt: skip
 

@@ -5,7 +5,7 @@ Note [Phases of a weight gradient]
 zeros where tiles stand out. In "gather" a chunk is a group of tiles, some panels of outputs, and all elements of
 the transformed tiles or a row of them: blocks of tiles are transformed into scratch memory, and the tiles of the
 open product add them to partial results [group][element][panel][in][width]. "combine" adds the groups and
-transforms.
+transforms. Tiles and groups have their numbers among all, also where a part of the images is laid at a time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from .winogradgrad import (
 GATHER = (
     "at_tiles", "at_seen", "at_given", "at_partials", "at_out",
     "inputs", "outputs", "width", "panels", "inner_blocks",  # channels; `width` of a panel
-    "pieces", "splits", "partials", "per", "tiles", "block",  # tiles of a group, of all, and of a block
+    "pieces", "splits", "first_group", "partials",
+    "per", "tiles", "block",  # tiles of a group, of all, and of a block
     "across", "down",  # tiles in a row, and rows of them
     "seen_image", "seen_line", "seen_pixel", "given_image", "given_line", "given_pixel",
     "row", "input_step", "panel_step", "output_step",  # in scratch memory
@@ -84,7 +85,7 @@ class GatherKernels:
 
         def item(number: Number) -> None:
             i, rest = f.rem(number, w["pieces"]), f.div(number, w["pieces"])
-            split, part = f.rem(rest, w["splits"]), f.div(rest, w["splits"])
+            split, part = f.rem(rest, w["splits"]), f.add(w["first_group"], f.div(rest, w["splits"]))
             begin = f.mul(part, w["per"])
             end = f.min(f.add(begin, w["per"]), w["tiles"])
             start = f.div(f.mul(split, w["panels"]), w["splits"])
