@@ -18,7 +18,8 @@ VALUES_MATTER = {
     "fmod": "by zero",
     "pow": "negative integer power",
     **dict.fromkeys(
-        ("gather", "scatter", "scatter_add", "scatter_reduce", "index", "index_put"), "is out of bounds"
+        ("gather", "scatter", "scatter_add", "scatter_reduce", "index", "index_put", "max_pool_grad"),
+        "is out of bounds",
     ),
 }
 

@@ -22,6 +22,7 @@ from ..backends.cpu.program import Program
 from ..ir.errors import TwofoldError
 from ..ir.graph import Graph
 from ..ir.types import TensorType
+from . import eager_pools
 from .composites import Unfit
 from .derivative import Made
 from .inspect import explain
@@ -33,6 +34,8 @@ from .trace import Trace, Tracer
 
 Array = np.ndarray[Any, Any]
 Call = Callable[[list[Any], list[Tensor]], Any]
+
+_LARGE_POOL = 1 << 13  # elements
 
 _new = object.__new__
 _empty = np.empty
@@ -47,7 +50,7 @@ def program_of(known: Composite, args: Any, kwargs: Any, tensors: list[Tensor]) 
         return None, 0  # complex operations are NumPy's, whose last bits are others
     try:
         traced = _trace(known, args, kwargs, tensors)
-        if traced is None:
+        if traced is None or _has_large_pools(traced.graph):
             return None, 0
         made = _Recorded(known, traced) if traced.derivative is not None else _Composed(known, traced)
     except Exception as e:  # the operations will do, or say what is wrong
@@ -77,6 +80,12 @@ def _trace(known: Composite, args: Any, kwargs: Any, tensors: list[Tensor]) -> T
         run.end(derivative=True)
     traced = run.finish()
     return traced if tracer.repeats and _is_plain(traced) else None
+
+
+def _has_large_pools(graph: Graph) -> bool:
+    """Whether the operations are faster: a pool on open kernels takes images as they lie, a program turns them."""
+    pools = [node for node in graph.nodes if node.prim.name in eager_pools.NAMES]
+    return any(v.type.size > _LARGE_POOL for node in pools for v in (*node.inputs, *node.outputs))
 
 
 def _is_plain(traced: Trace) -> bool:

@@ -28,7 +28,7 @@ from ..ir.evaluate import runner, value_types
 from ..ir.heap import machine_memory
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import TensorType
-from . import eager_complex, eager_convolutions, eager_maps, eager_recurrent, eager_reductions
+from . import eager_complex, eager_convolutions, eager_maps, eager_pools, eager_recurrent, eager_reductions
 from .eager_products import run_natively
 
 Array = np.ndarray[Any, Any]
@@ -36,9 +36,7 @@ Array = np.ndarray[Any, Any]
 _ELEMENTS = 1 << 15  # of the largest array: fewer take NumPy less time than a program's start is worth
 _PROGRAM = 1 << 16  # bytes, about, of a program besides its memory for values
 _LARGE = frozenset(("scatter_add",))
-_HEAVY = frozenset((
-    "max_pool", "sum_pool", "sum_pool_grad",
-))  # fmt: skip
+_HEAVY: frozenset[str] = frozenset()
 
 
 def install() -> None:
@@ -52,6 +50,7 @@ def install() -> None:
         eager_maps.run_natively()
         eager_reductions.run_natively()
         eager_recurrent.run_natively()
+        eager_pools.run_natively()
         eager_complex.run_natively()
 
 

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from ..ir.dtypes import NUMBERS, REALS, DType, int64
-from ..ir.errors import DTypeError, ShapeError
+from ..ir.errors import DTypeError, OutOfBoundsError, ShapeError
 from ..ir.primitive import ErrorSample, Primitive, Sample
 from ..ir.types import Shape, TensorType, contiguous_strides
 from ._rules import check_dtype, draw, via_float32
 from .conv import Pairs, window_sizes
-from .index import scatter_add
-from .movement import reshape, zeros
+from .index import gather
+from .movement import reshape
 
 Array = np.ndarray[Any, Any]
 
@@ -195,11 +195,35 @@ def _sum_pool_grad(
     return g
 
 
-def _max_pool_vjp(g: Any, y: Any, _x: Any, **params: Any) -> Any:
-    flat = (*_x.shape[:2], math.prod(_x.shape[2:]))
-    positions = (*_x.shape[:2], math.prod(y[1].shape[2:]))
-    places, values = reshape(y[1], shape=positions), reshape(g[0], shape=positions)
-    return reshape(scatter_add(zeros(flat, _x.dtype), places, values, dim=2), shape=_x.shape)
+def _max_pool_grad_type(g: TensorType, indices: TensorType, *, input_size: Shape) -> TensorType:
+    op = "max_pool_grad"
+    check_dtype(op, g.dtype, REALS)
+    check_dtype(op, indices.dtype, frozenset({int64}))
+    _check_rank(op, g, len(input_size))
+    if g.shape != indices.shape:
+        raise ShapeError(f"g has shape {g.shape}, but the indices have {indices.shape}", op=op)
+    return g.with_shape((*g.shape[:2], *input_size))
+
+
+def _max_pool_grad(g: Array, indices: Array, *, input_size: Shape) -> Array:
+    pixels = math.prod(input_size)
+    if indices.size and not 0 <= indices.min() <= indices.max() < pixels:
+        bad = indices[(indices < 0) | (indices >= pixels)].flat[0]
+        raise OutOfBoundsError(
+            f"index {bad} is out of bounds for an input of size {input_size}, which has {pixels} elements",
+            op="max_pool_grad",
+            hint="take the indices that max_pool gave for an input of that size",
+        )
+    out = np.zeros((*g.shape[:2], *input_size), g.dtype)
+    planes = np.arange(math.prod(g.shape[:2])).reshape(*g.shape[:2], *(1,) * len(input_size)) * pixels
+    np.add.at(out.reshape(-1), (indices + planes).reshape(-1), g.reshape(-1))
+    return out
+
+
+def _max_pool_grad_vjp(h: Any, _y: Any, _g: Any, indices: Any, *, input_size: Shape) -> Any:
+    shape = (*indices.shape[:2], math.prod(indices.shape[2:]))
+    flat = reshape(h, shape=(*h.shape[:2], math.prod(input_size)))
+    return reshape(gather(flat, reshape(indices, shape=shape), dim=2), shape=indices.shape)
 
 
 # Samples ------------------------------------------------------------------------------------------
@@ -250,6 +274,12 @@ def _sum_pool_grad_samples(dtype: DType, rng: np.random.Generator) -> Iterator[S
         yield Sample((draw(dtype, rng, (*shape[:2], *sizes)),), {"input_size": shape[2:], **params})
 
 
+def _max_pool_grad_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]:
+    for shape, params in _cases():
+        _, indices = _max_pool(_distinct(dtype, rng, shape), **params)
+        yield Sample((draw(dtype, rng, indices.shape), indices), {"input_size": shape[2:]})
+
+
 def _error(shape: Shape, match: str, **changed: Any) -> ErrorSample:
     params = {"kernel": (2,), "stride": (1,), "padding": ((0, 0),), "dilation": (1,), **changed}
     return ErrorSample((np.zeros(shape),), params, ShapeError, match)
@@ -271,6 +301,14 @@ def _max_pool_errors() -> Iterator[ErrorSample]:
     yield ErrorSample((np.zeros((1, 1, 4), np.complex64),), params, DTypeError, "complex64 is not supported")
 
 
+def _max_pool_grad_errors() -> Iterator[ErrorSample]:
+    g, params = np.zeros((1, 1, 2)), {"input_size": (4,)}
+    yield ErrorSample((g, np.full((1, 1, 2), 4)), params, OutOfBoundsError, "index 4 is out of bounds")
+    yield ErrorSample((g, np.full((1, 1, 2), -1)), params, OutOfBoundsError, "index -1 is out of bounds")
+    yield ErrorSample((g, np.zeros((1, 1, 3), np.int64)), params, ShapeError, "the indices have (1, 1, 3)")
+    yield ErrorSample((g, np.zeros((1, 1, 2))), params, DTypeError, "float64 is not supported")
+
+
 # Oracles: PyTorch pads both sides alike and by half a kernel at most, so its input is padded before.
 
 
@@ -288,6 +326,15 @@ def _torch_max_pool(torch: Any, x: Any, *, kernel: Shape, stride: Shape, padding
     for place, n, (lo, _) in zip(places, x.shape[2:], padding, strict=True):
         out = out * n + place - lo
     return y, out
+
+
+def _torch_max_pool_grad(torch: Any, g: Any, indices: Any, *, input_size: Shape) -> Any:
+    dtype = g.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        g = g.to(torch.float32)
+    flat = torch.zeros((*g.shape[:2], math.prod(input_size)), dtype=g.dtype)
+    flat = flat.scatter_add(2, indices.flatten(2), g.flatten(2))
+    return flat.reshape(*g.shape[:2], *input_size).to(dtype)
 
 
 def _torch_sum_pool(torch: Any, x: Any, *, kernel: Shape, stride: Shape, padding: Pairs, dilation: Shape) -> Any:
@@ -313,12 +360,23 @@ max_pool: Primitive = Primitive(
     "max_pool",
     type_rule=_max_pool_type,
     numpy=via_float32(_max_pool),
-    vjp=(_max_pool_vjp,),
+    vjp=(lambda g, y, _x, **params: max_pool_grad(g[0], y[1], input_size=_x.shape[2:]),),
     samples=_max_pool_samples,
     errors=_max_pool_errors,
     dtypes=REALS,
     torch=_torch_max_pool,
     multiple=True,
+)
+
+max_pool_grad: Primitive = Primitive(
+    "max_pool_grad",
+    type_rule=_max_pool_grad_type,
+    numpy=via_float32(_max_pool_grad),
+    vjp=(_max_pool_grad_vjp, lambda h, _y, _g, _indices, **params: None),
+    samples=_max_pool_grad_samples,
+    errors=_max_pool_grad_errors,
+    dtypes=REALS,
+    torch=_torch_max_pool_grad,
 )
 
 sum_pool: Primitive = Primitive(

@@ -3,7 +3,7 @@
 Convolutions and pools become their twins of `primitives.channels_last`, with permutes around
 them. The permutes sink: what is element by element, reduced, sliced, padded or joined is done in
 the order in which its input lies, so that only real inputs and results of a program are turned.
-The gradient of `max_pool`, a scatter by indices, becomes one that knows its windows.
+The gradient of `max_pool`, which goes by indices, becomes one that knows its windows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.dtypes import int64
+from ...ir.dtypes import HALVES, float32, int64
 from ...ir.graph import Graph, Node, Value
 from ...ir.primitive import PRIMITIVES, Primitive
 from ...ir.rewrite import Rewriter
@@ -32,7 +32,7 @@ _RANKS = (3, 4, 5)  # (N, C, *S) with one to three spatial dimensions
 
 def layout(graph: Graph) -> Graph:
     """See the head of this file."""
-    if not any(n.prim.name in TWINS or n.prim.name == "max_pool" for n in graph.nodes):
+    if not any(n.prim.name in TWINS or n.prim.name in ("max_pool", "max_pool_grad") for n in graph.nodes):
         return graph
     return _Layout(graph).run_all()
 
@@ -45,12 +45,10 @@ class _Layout(Rewriter):
         self.last: dict[Value, Value] = {}  # old value -> new value in channels-last order
         self.natural: set[Value] = set()  # old values whose new ones are made in that order
         self.taps: dict[Value, tuple[Value, Node]] = {}  # indices of a max_pool -> taps, the pool
-        self.pooled: dict[Value, Value] = {}  # result of a recognised scatter -> its twin's
         self.pools: dict[Value, Node] = {}  # new gradient of a pool -> the pool
         self.rules: dict[str, Callable[[Node], bool]] = {
             "max_pool": self._max_pool,
-            "scatter_add": self._scatter,
-            "reshape": self._reshape,
+            "max_pool_grad": self._max_pool_grad,
             "pad": lambda node: self._permuted(node, ("low", "high")),
             "slice": lambda node: self._permuted(node, ("start", "stop", "step")),
             "flip": self._flip,
@@ -164,46 +162,32 @@ class _Layout(Rewriter):
             index = self.add(PRIMITIVES["add"], [index, self.add(PRIMITIVES["mul"], [place, scale])])
         return index
 
-    def _scatter(self, node: Node) -> bool:
-        """The gradient of max_pool: zeros, the indices and g, with their positions flattened."""
-        zeros, places, g = node.inputs
-        while places.node is not None and places.node.prim.name == "reshape":
-            places = places.node.inputs[0]
-        if places in self.taps and _is_zero(self.source, zeros) and node.params["dim"] == 2:
-            taps, pool = self.taps[places]
-            x = pool.inputs[0]
-            flat = (*x.shape[:2], math.prod(x.shape[2:]))
-            if zeros.shape == flat and g.shape == node.inputs[1].shape and g.dtype is x.dtype:
-                g_last = self._unflattened(g, places.shape)
-                params: dict[str, Any] = {"input_size": x.shape[2:], **pool.params}
-                result = self.add(PRIMITIVES["max_pool_last_grad"], [g_last, taps], **params)
-                self.pooled[node.outputs[0]] = result
-                self.pools[result] = pool
-                self.values[node.outputs[0]] = self._flattened(result, x.shape, flat)
-                return True
-        return False
-
-    def _unflattened(self, value: Value, shape: Shape) -> Value:
-        """A value whose spatial dimensions were flattened, in channels-last order."""
-        node = value.node
-        if node is not None and node.prim.name == "reshape" and node.inputs[0].shape == shape:
-            return self.turned(node.inputs[0])
-        if value.shape == shape:
-            return self.turned(value)
-        x = self.add(PRIMITIVES["reshape"], [self[value]], shape=shape)
-        return self.add(PRIMITIVES["permute"], [x], dims=channels_last(len(shape)))
-
-    def _flattened(self, value: Value, shape: Shape, flat: Shape) -> Value:
-        x = self.add(PRIMITIVES["permute"], [value], dims=channels_first(len(shape)))
-        return self.add(PRIMITIVES["reshape"], [x], shape=flat)
-
-    def _reshape(self, node: Node) -> bool:
-        source, out = node.inputs[0], node.outputs[0]
-        pooled = self.pooled.get(source)
-        if pooled is not None and out.shape == tuple([pooled.shape[d] for d in channels_first(pooled.ndim)]):
-            self._made(out, pooled)
+    def _max_pool_grad(self, node: Node) -> bool:
+        """One whose indices are those of a pool here knows their taps; any other is a scatter."""
+        g, indices = node.inputs
+        taps, pool = self.taps.get(indices, (None, None))
+        if taps is None or pool is None or pool.inputs[0].shape[2:] != node.params["input_size"]:
+            self.values[node.outputs[0]] = self._scattered(node)
             return True
-        return False
+        params: dict[str, Any] = {**node.params, **pool.params}
+        result = self.add(PRIMITIVES["max_pool_last_grad"], [self.turned(g), taps], **params)
+        self.pools[result] = pool
+        self._made(node.outputs[0], result)
+        return True
+
+    def _scattered(self, node: Node) -> Value:
+        """The gradient of a max_pool by indices: added in float32 if it is a half."""
+        g, indices = node.inputs
+        out, dtype = node.outputs[0], float32 if g.dtype in HALVES else g.dtype
+        lead, places = out.shape[:2], math.prod(g.shape[2:])
+        zero = self.graph.constant(np.zeros((), dtype.numpy), dtype)
+        zeros = self.add(PRIMITIVES["expand"], [zero], shape=(*lead, math.prod(out.shape[2:])))
+        parts = [self.add(PRIMITIVES["reshape"], [self[v]], shape=(*lead, places)) for v in (indices, g)]
+        if dtype is not g.dtype:
+            parts[1] = self.add(PRIMITIVES["cast"], [parts[1]], dtype=dtype)
+        y = self.add(PRIMITIVES["scatter_add"], [zeros, *parts], dim=2)
+        y = y if dtype is g.dtype else self.add(PRIMITIVES["cast"], [y], dtype=g.dtype)
+        return self.add(PRIMITIVES["reshape"], [y], shape=out.shape)
 
     # --- what keeps its input's order -------------------------------------------------------------
 

@@ -15,6 +15,8 @@ a NaN, out of a sum. Where lanes that were not read can be divided, they are fil
 
 from __future__ import annotations
 
+import math
+
 from ....ir.dtypes import DType, uint16
 from .. import registers
 from ..emit import Function, Number, Val, element, vector
@@ -50,7 +52,7 @@ def lanes_between(f: Function, lanes: int, first: Number, last: Number) -> Val:
 
 
 def load(
-    f: Function, address: Val, dtype: DType, lanes: int, stride: int, count: Number | None = None, fill: int = 0
+    f: Function, address: Val, dtype: DType, lanes: int, stride: int, count: Number | None = None, fill: float = 0
 ) -> Val:
     """`lanes` elements from an address on, `stride` apart; beyond `count` they are `fill` and not read.
 
@@ -60,7 +62,7 @@ def load(
     if stride == 0 or lanes == 1:
         return registers.from_memory(f, f.splat(f.load(ty, address, dtype.itemsize), lanes), dtype)
     if isinstance(count, Val) and ty in _HALVES:  # see Note [Masked halves]
-        bits = load(f, address, uint16, lanes, stride, count, _HALVES[ty] if fill else 0)
+        bits = load(f, address, uint16, lanes, stride, count, _HALVES[ty][fill])
         return registers.from_memory(f, f.convert("bitcast", bits, ty), dtype)
     wide = vector(ty, lanes)
     filled = f.const(fill, wide) if fill else Val("zeroinitializer", wide)
@@ -117,7 +119,10 @@ def store(f: Function, v: Val, address: Val, dtype: DType, lanes: int, count: Nu
     f.emit(f"call void @{name}({v}, ptr {address.ref}, i32 {dtype.itemsize}, {mask})")
 
 
-_HALVES = {"half": 0x3C00, "bfloat": 0x3F80}  # the bits of 1
+_HALVES: dict[str, dict[float, int]] = {  # what lanes are filled with, as bits
+    "half": {0: 0, 1: 0x3C00, -math.inf: 0xFC00},
+    "bfloat": {0: 0, 1: 0x3F80, -math.inf: 0xFF80},
+}
 
 
 def _short(ty: str) -> str:

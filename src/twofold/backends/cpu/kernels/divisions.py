@@ -21,7 +21,8 @@ from .copying import CHUNK, places
 from .tile import bases_of, kernel_function
 
 
-def _any(f: Function, mask: Val) -> Val:
+def any_of(f: Function, mask: Val) -> Val:
+    """Whether a mask is true in some lane."""
     _, lanes = element(mask.ty)
     if lanes == 1:
         return mask
@@ -75,7 +76,7 @@ def _checked(lowering: Any, node: Node, symbol: str) -> list[Step] | None:
                     place = f.add(f.add(line, i), lane)
                     note(f, bases[notes], number, f.extract(bad, lane), place, Val("0", "i64"))
 
-            f.when(_any(f, bad), leave)
+            f.when(any_of(f, bad), leave)
             b = f.select(bad, f.const(1, b.ty), b)
             y = registers.apply(f, name, node.params, [a, b], [dtype, dtype], dtype)
             store(f, y, f.at(starts[2], f.mul(i, size)), dtype, lanes, count)

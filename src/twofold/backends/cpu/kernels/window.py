@@ -305,7 +305,8 @@ class _Backward:
                         for j in range(w.stride[1]):
                             covered = i < w.kernel[0] and j < w.kernel[1]
                             t = i * w.kernel[1] + j
-                            v = self.part(f, g, taps, t, lanes) if covered else f.const(0, g.ty)
+                            zero = f.const(0, g.ty)  # to which -0 is added, as by the reference: that is 0
+                            v = f.op("fadd", zero, self.part(f, g, taps, t, lanes)) if covered else zero
                             at = self._place(
                                 image, f.add(f.mul(y, w.stride[0]), i), f.add(f.mul(x, w.stride[1]), j), c
                             )
