@@ -163,14 +163,17 @@ def _through_gate(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 
 
 class Drawing:
-    """Where fused composites draw random numbers, set by the room of tensors.
+    """Where random numbers come from: set by the room of tensors and, `draw`, by the compiler.
 
     Attributes:
         state: gives the state that a draw without a generator reads and advances now.
         lock: held while a state is read and advanced.
+        draw: fills an array and advances the state, where there are kernels for it, as the operations do:
+            called with "uniform", "normal", "integers" ..., the state, the array, and two numbers.
     """
 
     state: Callable[[], Tensor]
+    draw: Callable[..., Any] | None = None
     lock: AbstractContextManager[Any] = threading.Lock()
 
 

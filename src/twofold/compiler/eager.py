@@ -28,7 +28,15 @@ from ..ir.evaluate import runner, value_types
 from ..ir.heap import machine_memory
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import TensorType
-from . import eager_complex, eager_convolutions, eager_maps, eager_pools, eager_recurrent, eager_reductions
+from . import (
+    eager_complex,
+    eager_convolutions,
+    eager_draws,
+    eager_maps,
+    eager_pools,
+    eager_recurrent,
+    eager_reductions,
+)
 from .eager_products import run_natively
 
 Array = np.ndarray[Any, Any]
@@ -52,6 +60,7 @@ def install() -> None:
         eager_recurrent.run_natively()
         eager_pools.run_natively()
         eager_complex.run_natively()
+        eager_draws.run_natively()
 
 
 class _Native:

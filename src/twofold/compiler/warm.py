@@ -10,8 +10,11 @@ from ..backends.cpu import launch as _launch
 from ..backends.cpu import team as _team
 from ..backends.cpu.convs import module_of as convolutions_module
 from ..backends.cpu.copies import module_of as copies_module
+from ..backends.cpu.draws import entry_module as draw_entry_module
+from ..backends.cpu.draws import module_of as draw_module
 from ..backends.cpu.emit import Module
 from ..backends.cpu.jit import is_cached, object_codes
+from ..backends.cpu.kernels.drawing import KINDS
 from ..backends.cpu.kernels.mapping import MapKernel, flat_entry, has_map, node_of
 from ..backends.cpu.kernels.product import ProductKernels
 from ..backends.cpu.kernels.recurring import RecurringKernels, call_entry
@@ -53,6 +56,7 @@ def warm(tell: Callable[[str], object] = print) -> None:
         "convolutions": _convolutions,
         "weight gradients": _weight_gradients,
         "3 x 3 convolutions": lambda: iter(winograd_modules(host())),
+        "random numbers": _draws,
         "copies": _copies,
     }
     for kind, modules in kinds.items():
@@ -140,6 +144,11 @@ def _convolutions() -> Iterator[Module]:
 
 def _weight_gradients() -> Iterator[Module]:
     return (weight_grads_module(dtype, host()) for dtype in _FLOATING)
+
+
+def _draws() -> Iterator[Module]:
+    yield draw_entry_module()
+    yield from map(draw_module, KINDS)
 
 
 def _copies() -> Iterator[Module]:

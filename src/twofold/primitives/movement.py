@@ -86,7 +86,9 @@ def _full(*, shape: Shape, value: Any, dtype: DType) -> Array:
         return np.zeros(shape, dtype.numpy)
     if dtype.kind == "uint" and value < 0:
         value = int(value) % 2 ** (8 * dtype.itemsize)
-    return np.full(shape, value, dtype.numpy)
+    out = np.empty(shape, dtype.numpy)
+    out.fill(value)  # NumPy's `full` takes three times as long to begin
+    return out
 
 
 def _full_samples(dtype: DType, rng: np.random.Generator) -> Iterator[Sample]:
@@ -115,15 +117,22 @@ def _iota_type(*, size: int, dtype: DType) -> TensorType:
     return TensorType((size,), dtype)
 
 
+def _iota(*, size: int, dtype: DType) -> Array:
+    if size < 0:
+        raise ValueError  # NumPy would give an empty array
+    return np.arange(size).astype(dtype.numpy, copy=False)
+
+
 iota: Primitive = Primitive(
     "iota",
     type_rule=_iota_type,
-    numpy=lambda *, size, dtype: np.arange(size).astype(dtype.numpy),
+    numpy=_iota,
     nondiff="it has no inputs",
     samples=lambda dtype, rng: (Sample((), {"size": n, "dtype": dtype}) for n in (5, 1, 0)),
     errors=lambda: (ErrorSample((), {"size": -1, "dtype": float32}, ShapeError, "negative size"),),
     dtypes=REALS | COMPLEX,
     torch=lambda torch, *, size, dtype: torch.arange(size).to(getattr(torch, dtype.name)),
+    checked_by_numpy=True,
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autodiff.bind import bind
+from ..autodiff.bind import bind, no_record
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import DType, as_dtype, bool_, float64, get_default_dtype, int64, scalar_dtype
 from ..ir.errors import DTypeError, ShapeError, TwofoldError
@@ -22,7 +22,8 @@ from ._keys import constant
 from ._registry import function
 from ._shapes import sizes
 from .attributes import cast
-from .creation import copied, made
+from .creation import as_leaf, copied, made
+from .device import check_device
 from .promotion import cast_to, tensor_operand
 
 # --- constants ----------------------------------------------------------------------------------
@@ -36,13 +37,14 @@ def _filled(shape: Shape, value: Any, dtype: DType) -> Tensor:
     if isinstance(value, Tensor):
         if value.type_.size != 1:
             raise ShapeError(f"the fill value must be one number, got shape {value.shape}", op="full")
-        one = movement.reshape(cast(value, dtype), shape=())
-        return copied(movement.expand(one, shape=shape))
+        with no_record():
+            one = movement.reshape(cast(value, dtype), shape=())
+            return copied(movement.expand(one, shape=shape))
     if not isinstance(value, (bool, int, float, complex)):
         if not isinstance(value, np.generic):
             raise DTypeError(f"the fill value must be a number, got {type(value).__name__}", op="full")
         value = value.item()
-    return movement.full(shape=shape, value=cast_to(value, dtype), dtype=dtype)
+    return bind(movement.full, (), {"shape": shape, "value": cast_to(value, dtype), "dtype": dtype})
 
 
 def _constant(name: str, value: int, what: str, text: str) -> Callable[..., Tensor]:
@@ -57,25 +59,33 @@ def _constant(name: str, value: int, what: str, text: str) -> Callable[..., Tens
         pin_memory: bool = False,
         memory_format: Any = None,
     ) -> Tensor:
-        shape, kind = sizes(size, name), _dtype(dtype)
-        return made(lambda: movement.full(shape=shape, value=value, dtype=kind), device, requires_grad)
+        t = of_shape(sizes(size, name), _dtype(dtype))
+        check_device(device)
+        return as_leaf(t, requires_grad)
 
     call.__name__ = call.__qualname__ = name  # in messages about arguments
+
+    def of_shape(shape: Shape, dtype: DType) -> Tensor:
+        t: Tensor = bind(movement.full, (), {"shape": shape, "value": value, "dtype": dtype})
+        return t
 
     def with_size(*args: Any, size: Any = None, **kwargs: Any) -> Tensor:
         if not args and size is None:
             raise ShapeError("no size was given", op=name, hint=f"{name}(()) makes a 0-d tensor")
         if not kwargs and size is None:
-            return bind(
-                movement.full, (), {"shape": sizes(args, name), "value": value, "dtype": get_default_dtype()}
-            )
+            return of_shape(sizes(args, name), get_default_dtype())
         return call(*args, **kwargs) if size is None else call(size, **kwargs)
 
     def like(input: Tensor, *, dtype: Any = None, **kwargs: Any) -> Tensor:
-        return call(tensor_operand(input, name + "_like").shape, dtype=_dtype(dtype, input.dtype), **kwargs)
+        x = tensor_operand(input, name + "_like")
+        kind = x.dtype if dtype is None else as_dtype(dtype)
+        return call(x.shape, dtype=kind, **kwargs) if kwargs else of_shape(x._value.shape, kind)
 
     def new(self: Tensor, *size: Any, dtype: Any = None, **kwargs: Any) -> Tensor:
-        return with_size(*size, dtype=_dtype(dtype, self.dtype), **kwargs)
+        kind = self.dtype if dtype is None else as_dtype(dtype)
+        if size and not kwargs:
+            return of_shape(sizes(size, name), kind)
+        return with_size(*size, dtype=kind, **kwargs)
 
     docs: dict[str, tuple[Callable[..., Tensor], str, str]] = {
         name: (with_size, f"A tensor {what}.", f"tw.{name}(2, 3)"),
@@ -119,7 +129,8 @@ def full(
         dtype = fill_value.dtype if isinstance(fill_value, Tensor) else scalar_dtype(fill_value)
     kind = as_dtype(dtype)
     shape = sizes(size if isinstance(size, (tuple, list)) else (size,), "full")
-    return made(lambda: _filled(shape, fill_value, kind), device, requires_grad)
+    check_device(device)
+    return as_leaf(_filled(shape, fill_value, kind), requires_grad)
 
 
 @function(method=False)
@@ -154,15 +165,15 @@ def _number(x: Any) -> Any:
 
 def _steps(size: int, start: Any, step: Any, dtype: DType) -> Tensor:
     """`start + i * step`, computed in float64 or int64 and then cast."""
-    if start == 0 and step == 1:
-        return (
-            movement.iota(size=size, dtype=dtype)
-            if dtype is not bool_
-            else movement.iota(size=size, dtype=int64).bool()
-        )
     whole = isinstance(start, int) and isinstance(step, int)
-    i = movement.iota(size=size, dtype=int64 if whole else float64)
-    return cast(i * step + start, dtype)
+    exact = start == 0 and step == 1 and dtype is not bool_
+    kind = dtype if exact else int64 if whole else float64
+    i: Tensor = bind(movement.iota, (), {"size": size, "dtype": kind})
+    if step != 1:
+        i = i * step
+    if start != 0 or not whole:  # a negative zero becomes a positive one
+        i = i + start
+    return cast(i, dtype)
 
 
 @function(method=False)
@@ -197,14 +208,14 @@ def arange(
         raise TwofoldError("the end is missing", op="arange", hint="arange(end) or arange(start, end)")
     if s == 0:
         raise TwofoldError("step must not be 0", op="arange")
-    if not all(math.isfinite(x) for x in (a, b, s)):
+    whole = isinstance(a, int) and isinstance(b, int) and isinstance(s, int)
+    if not whole and not all(math.isfinite(x) for x in (a, b, s)):
         raise TwofoldError(f"start, end and step must be finite, got {a}, {b}, {s}", op="arange")
     if (b - a) * s < 0:
         raise TwofoldError(f"step {s} leads from {a} away from {b}", op="arange", hint="change the sign of step")
-    whole = all(isinstance(x, int) for x in (a, b, s))
     size = -((a - b) // s) if whole else math.ceil((b - a) / s)
-    kind = _dtype(dtype, int64 if whole else None)
-    return made(lambda: _steps(size, a, s, kind), device, requires_grad)
+    check_device(device)
+    return as_leaf(_steps(size, a, s, _dtype(dtype, int64 if whole else None)), requires_grad)
 
 
 def _count(steps: Any, op: str) -> int:

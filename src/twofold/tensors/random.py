@@ -143,9 +143,7 @@ def draw_bits(shape: Sequence[int], generator: Generator | None = None) -> Tenso
 
     Element i is word i % 4 of block i // 4; what is left of the last block is skipped.
     """
-    if generator is None:
-        generator = default_generator if source.generator is None else source.generator()
-    state = generator.state
+    state = _drawn_from() if generator is None else generator.state
     blocks = -(-math.prod(shape) // 4)
     params = {"shape": tuple(shape)}
     if mode.tracer is not None:
@@ -158,6 +156,30 @@ def draw_bits(shape: Sequence[int], generator: Generator | None = None) -> Tenso
         state._value[1] = (int(state._value[1]) + blocks) & _U64
         storage_of(state).version += 1
     return bits
+
+
+def fill_now(array: Any, kind: str, generator: Generator | None, a: float = 1.0, b: float = 0.0) -> bool:
+    """Fill an array of eager code by what `Drawing` has for such draws; False if there is nothing."""
+    draw = Drawing.draw
+    if draw is None or mode.tracer is not None or not array.flags.c_contiguous:
+        return False
+    state = _drawn_from() if generator is None else generator.state
+    if not state._value.flags.c_contiguous:
+        return False
+    with _lock:
+        draw(kind, state._value, array, a, b)
+        storage_of(state).version += 1
+    return True
+
+
+def draw_now(
+    shape: Shape, dtype: DType, kind: str, generator: Any, a: float = 1.0, b: float = 0.0
+) -> Tensor | None:
+    """A tensor of eager code by what `Drawing` has for such draws; None if there is nothing."""
+    if Drawing.draw is None or mode.tracer is not None or (shape and min(shape) < 0):
+        return None
+    out = np.empty(shape, dtype.numpy)
+    return wrap(out) if fill_now(out, kind, generator, a, b) else None
 
 
 _USED = ("cast", "shift_left", "shift_right", "bitwise_or", "sqrt", "log", "sin", "cos")
@@ -250,6 +272,10 @@ def draw_integers(shape: Shape, dtype: DType, generator: Generator | None) -> tu
 
 def draw_uniform(shape: Shape, dtype: DType, generator: Generator | None) -> Tensor:
     """Uniform numbers in [0, 1): all multiples of 2**-k there, k being dtype's significant bits."""
+    if dtype is float32:
+        drawn = draw_now(shape, dtype, "uniform", generator)
+        if drawn is not None:
+            return drawn
     return _draw(lambda e, x, unit: x * unit, shape, dtype, generator)
 
 
@@ -265,6 +291,10 @@ def draw_normal(shape: Shape, dtype: DType, generator: Generator | None) -> Tens
     """
     if dtype in HALVES:
         return E.cast(draw_normal(shape, float32, generator), dtype=dtype)
+    if dtype is float32:
+        drawn = draw_now(shape, dtype, "normal", generator)
+        if drawn is not None:
+            return drawn
 
     def formula(e: Any, x: Any, unit: float) -> Any:
         radius = e.sqrt(e.log((e.row(x, 0) + 1.0) * unit) * -2.0)
@@ -292,10 +322,15 @@ def _floating(draw: Callable[..., Tensor], shape: Shape, dtype: Any, generator: 
 
 
 def _made(fn: Callable[[], Tensor], device: Any, requires_grad: bool) -> Tensor:
-    check_device(device)
-    with no_record():
+    if device is not None:
+        check_device(device)
+    if mode.tracer is None:
         out = fn()
-    out._base, out._steps = None, ()  # nobody else has what it may be a view of
+    else:
+        with no_record():
+            out = fn()
+    if out._base is not None:
+        out._base, out._steps = None, ()  # nobody else has what it is a view of
     if requires_grad:
         if not out.dtype.is_differentiable:
             raise AutogradError(f"a tensor of dtype {out.dtype.name} can't require a gradient")
@@ -367,9 +402,14 @@ def draw_between(low: int, high: int, shape: Shape, dtype: DType, generator: Any
     if low >= high:
         raise TwofoldError(f"the range from low={low} to high={high} is empty", op=op, hint="high is exclusive")
     if dtype.kind in ("int", "uint", "bool"):
-        least, most = (0, 1) if dtype.kind == "bool" else (np.iinfo(dtype.numpy).min, np.iinfo(dtype.numpy).max)
-        if low < least or high - 1 > most:
+        bits = 1 if dtype.kind == "bool" else 8 * dtype.itemsize
+        least, most = (-1 << bits - 1, 1 << bits - 1) if dtype.is_signed else (0, 1 << bits)
+        if low < least or high > most:
             raise DTypeError(f"integers from {low} to {high - 1} do not fit dtype {dtype.name}", op=op)
+    if high - low <= 1 << 32 and abs(low) < 1 << 53:  # which a double holds
+        drawn = draw_now(shape, int64, "integers", generator, float(high - low), float(low))
+        if drawn is not None:
+            return drawn if dtype is int64 else E.cast(drawn, dtype=dtype)
     x = E.add(draw_below(high - low, shape, generator), low & _U64)
     if low < 0 or dtype.is_signed:
         x = E.bitcast(x, dtype=int64)
@@ -461,8 +501,8 @@ def rand_like(
     memory_format: Any = None,
 ) -> Tensor:
     """`rand` with the shape and dtype of `input`."""
-    kind = _like(dtype, input)
-    return rand(input.shape, generator=generator, dtype=kind, device=device, requires_grad=requires_grad)
+    shape, kind = input.shape, _like(dtype, input)
+    return _made(lambda: _floating(draw_uniform, shape, kind, generator, "rand_like"), device, requires_grad)
 
 
 @function(method=False)
@@ -477,8 +517,8 @@ def randn_like(
     memory_format: Any = None,
 ) -> Tensor:
     """`randn` with the shape and dtype of `input`."""
-    kind = _like(dtype, input)
-    return randn(input.shape, generator=generator, dtype=kind, device=device, requires_grad=requires_grad)
+    shape, kind = input.shape, _like(dtype, input)
+    return _made(lambda: _floating(draw_normal, shape, kind, generator, "randn_like"), device, requires_grad)
 
 
 @function(method=False)

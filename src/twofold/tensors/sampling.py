@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autodiff.bind import no_record
+from ..autodiff.bind import no_record, overwritten
 from ..autodiff.handle import Tensor, mode, wrap
 from ..ir.dtypes import DType, as_dtype, bool_, float32, float64, get_default_dtype
 from ..ir.errors import DTypeError, ShapeError, TraceError, TwofoldError
@@ -25,8 +25,10 @@ from .random import (
     draw_bits,
     draw_integers,
     draw_normal,
+    draw_now,
     draw_positive,
     draw_uniform,
+    fill_now,
 )
 
 
@@ -37,7 +39,7 @@ def _check(ok: bool, message: str, op: str, hint: str | None = None) -> None:
 
 def _check_values(t: Tensor, ok: Callable[[Any], Any], message: str, op: str) -> None:
     """Check the numbers of a parameter; a traced tensor has none yet."""
-    if mode.tracer is None and not np.all(ok(t.detach().numpy())):
+    if mode.tracer is None and not ok(t._value).all():
         raise TwofoldError(message, op=op)
 
 
@@ -164,8 +166,12 @@ def normal(
         _check(size is not None, "a size is needed where mean and std are numbers", op)
         shape = sizes((size,), op)
         kind = _real(get_default_dtype() if dtype is None else as_dtype(dtype), op)
-    with no_record():
-        out = draw_normal(shape, kind, generator) * std + mean
+    out = None
+    if kind is float32 and std.__class__ in _NUMBERS and mean.__class__ in _NUMBERS:
+        out = draw_now(shape, kind, "normal_of", generator, float(std), float(mean))
+    if out is None:
+        with no_record():
+            out = draw_normal(shape, kind, generator) * std + mean
     if requires_grad:
         out.requires_grad = True
     return out
@@ -248,17 +254,41 @@ def _fill(self: Tensor, make: Callable[[DType], Tensor], op: str) -> Tensor:
     return assign(self, new, op=op)
 
 
+def _filled(self: Tensor, kind: str, generator: Generator | None, scale: Any, shift: Any) -> bool:
+    """Fill a float32 tensor that nobody traces or records with scaled numbers at once; False if that can't be."""
+    if mode.tracer is not None or self._base is not None or (mode.grad and self._requires_grad):
+        return False
+    array = self._value
+    if array.dtype is not _SINGLE or not array.flags.writeable:
+        return False
+    if scale.__class__ not in _NUMBERS or shift.__class__ not in _NUMBERS:
+        return False
+    if not fill_now(array, kind, generator, float(scale), float(shift)):
+        return False
+    overwritten(self)
+    return True
+
+
+_SINGLE, _NUMBERS = float32.numpy, (float, int)
+
+
 @function(module=False)
 def uniform_(self: Tensor, from_: float = 0.0, to: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Fill with uniform numbers in [from_, to)."""
-    _check(from_ <= to, f"the range from {from_} to {to} is empty", "uniform_")
+    if not from_ <= to:
+        raise TwofoldError(f"the range from {from_} to {to} is empty", op="uniform_")
+    if _filled(self, "uniform_in", generator, to - from_, from_):
+        return self
     return _fill(self, lambda kind: draw_uniform(self.shape, kind, generator) * (to - from_) + from_, "uniform_")
 
 
 @function(module=False)
 def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Fill with normally distributed numbers."""
-    _check(std >= 0, f"std must not be negative, got {std}", "normal_")
+    if not std >= 0:
+        raise TwofoldError(f"std must not be negative, got {std}", op="normal_")
+    if _filled(self, "normal_of", generator, std, mean):
+        return self
     return _fill(self, lambda kind: draw_normal(self.shape, kind, generator) * std + mean, "normal_")
 
 
