@@ -68,22 +68,24 @@ def after(x: Any, reverse: bool) -> Any:
     return _beside(x, full(shape=x.shape[1:], value=0, dtype=x.dtype), reverse)
 
 
+def _rows(x: Any) -> Any:
+    """(T, N, H) with the rows of all times one below the other."""
+    steps, n, size = x.shape
+    return reshape(x, shape=(steps * n, size))
+
+
 def product(a: Any, b: Any) -> Any:
     """The sum over times and rows of a[t, n, i] b[t, n, j]."""
-    a, b = (reshape(x, shape=(x.shape[0] * x.shape[1], x.shape[2])) for x in (a, b))
-    return matmul(matrix_transpose(a), b)
+    return matmul(matrix_transpose(_rows(a)), _rows(b))
 
 
 def weight_grads(ds: Sequence[Any], ys: Any, h0: Any, reverse: bool) -> list[Any]:
-    """For each of some d the sum over times of d[t] (N, G)^T @ (the state before t) (N, H)."""
-    steps, n, size = ys.shape
-    rows = steps * n
-    # rows of all times one below the other, so that the states need not be moved
-    turned = [matrix_transpose(reshape(d, shape=(rows, d.shape[2]))) for d in ds]
-    first = rows - n if reverse else 0
-    out = [matmul(_cut(d, 1, first, first + n), h0) for d in turned]
+    """For each of some d the sum over times of d[t] (N, G)^T @ (the state before t) (N, H), which is not moved."""
+    steps = ys.shape[0]
+    first, low = (steps - 1, 0) if reverse else (0, 1)
+    out = [matmul(matrix_transpose(at_time(d, first)), h0) for d in ds]
     if steps == 1:
         return out
-    low = 0 if reverse else n
-    before = _cut(reshape(ys, shape=(rows, size)), 0, n - low, rows - low)
-    return [matmul(_cut(d, 1, low, low + rows - n), before) + w for d, w in zip(turned, out, strict=True)]
+    before = _rows(_cut(ys, 0, 1 - low, steps - low))
+    others = [matrix_transpose(_rows(_cut(d, 0, low, low + steps - 1))) for d in ds]
+    return [matmul(d, before) + w for d, w in zip(others, out, strict=True)]
