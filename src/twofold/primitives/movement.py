@@ -343,6 +343,20 @@ def _places(start: Shape, stop: Shape, step: Shape) -> tuple[Any, ...]:
 
 
 slice_ = slice  # the builtin, before the primitive takes its name
+_accepted: dict[Any, tuple[Any, ...]] = {}  # shape and params of slices -> NumPy's index
+_REMEMBERED = 1 << 12
+
+
+def _slice(x: Array, *, start: Shape, stop: Shape, step: Shape) -> Array:
+    key = x.shape, start, stop, step
+    try:
+        return x[_accepted[key]]
+    except (KeyError, TypeError):  # not seen yet, or params that can't be hashed
+        _slice_type(TensorType.of(x), start=start, stop=stop, step=step)
+    index = _places(start, stop, step)
+    if start.__class__ is stop.__class__ is step.__class__ is tuple and len(_accepted) < _REMEMBERED:
+        _accepted[key] = index
+    return x[index]
 
 
 def _update_slice_type(base: TensorType, new: TensorType, **params: Any) -> TensorType:
@@ -396,7 +410,7 @@ def _torch_slice(torch: Any, x: Any, *, start: Shape, stop: Shape, step: Shape) 
 slice: Primitive = Primitive(
     "slice",
     type_rule=_slice_type,
-    numpy=lambda x, *, start, stop, step: x[_places(start, stop, step)],
+    numpy=_slice,
     vjp=(_slice_vjp,),
     samples=_slice_samples,
     errors=lambda: (
@@ -413,6 +427,7 @@ slice: Primitive = Primitive(
     ),
     torch=_torch_slice,
     view=True,
+    checked_by_numpy=True,
     write=lambda base, new, **params: (update_slice, (base, new), params),
 )
 
