@@ -27,7 +27,8 @@ EXACT = {
 }
 # In units in the last place. Those of all numbers there are were found by the slow test.
 MOST = {
-    "exp": 1, "log": 1, "sigmoid": 2, "tanh": 1.9, "erf": 1.25, "expm1": 1.6, "log1p": 1.6, "sin": 1.6, "cos": 1.6,
+    "exp": 0.9, "log": 0.95, "sigmoid": 1.7, "tanh": 1.9, "erf": 1.25, "expm1": 1.6, "log1p": 1.6, "sin": 1.6,
+    "cos": 1.6,
 }  # fmt: skip
 
 
@@ -87,7 +88,7 @@ def test_everyday_sizes(function):
 PLACES = {
     "exp": [(88.7, 88.8), (-87.4, -87.3), (-104.0, -103.97)],
     "log": [(1 - 1e-3, 1 + 1e-3)],
-    "sigmoid": [(-3.46e-4, -3.43e-4), (7.69, 7.7), (-16.64, -16.63)],
+    "sigmoid": [(-3.46e-4, -3.43e-4), (-1.1061, -1.106), (-16.7, -16.6)],
     "tanh": [(0.2258, 0.2262), (0.339, 0.341)],
     "erf": [(0.899, 0.917), (3.91, 3.93)],
     "expm1": [(0.39, 0.3925), (0.339, 0.341), (88.7, 88.8)],

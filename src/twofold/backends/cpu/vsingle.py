@@ -169,7 +169,7 @@ def expm1(f: Function, x: Val) -> Val:
 
 
 def sigmoid(f: Function, x: Val) -> Val:
-    """1 / (1 + exp(-x)), with exp(-x) = 2**n (1 + t) and x = r - n ln 2."""
+    """1 / (1 + exp(-x)), with exp(-x) = 2**n (1 + t) and x = r - n ln 2; what rounding 1 + 2**n loses is added."""
     ty = x.ty
     x, magic, one = _clamp(f, x, -104.0, 20.0), f.const(_MAGIC, ty), f.const(2.0**_SHIFT, ty)
     shifted = _fma(f, x, f.const(-1 / math.log(2), ty), magic)
@@ -177,9 +177,11 @@ def sigmoid(f: Function, x: Val) -> Val:
     r = _fma(f, n, f.const(_LN2_HIGH, ty), x)
     r = _fma(f, n, f.const(_LN2_LOW, ty), r)
     of_minus = [c * s for c, s in zip(_EXP, (1, -1, 1, -1, 1), strict=True)]
-    t = f.op("fmul", r, _poly(f, r, [*of_minus, -1.0]))
+    t = _fma(f, f.op("fmul", r, r), _poly(f, r, of_minus), _fneg(f, r))
     power = _two_to_the(f, shifted, _SHIFT)
-    return f.op("fdiv", one, f.op("fadd", _fma(f, t, power, one), power))
+    whole = f.op("fadd", power, one)
+    lost = f.op("fsub", one, f.op("fsub", whole, power))
+    return f.op("fdiv", one, f.op("fadd", whole, _fma(f, t, power, lost)))
 
 
 def tanh(f: Function, x: Val) -> Val:
