@@ -151,3 +151,34 @@ def test_powers(dtype):
         }
         for way, got in ways.items():
             assert_same_bits(got.numpy(), want, f"{dtype.name} to the power {n}: {way}")
+
+
+def _scanned(w, h, x):
+    def step(h, x):  # what is read from outside twice has a gradient whose parts a compiled step sums first
+        h = tw.tanh((x + h) @ w) + tw.sigmoid(h).sum(0) / 7
+        return h, h.exp().sum(1)
+
+    h, ys = tw.scan(step, h, x)
+    loss = h.sum() + (ys * ys).mean()
+    loss.backward()
+    grads, w.grad, h.grad = (loss.detach(), w.grad), None, None
+    return grads
+
+
+def _chosen(w, h, x):
+    return tw.cond(x.sum() > 0, lambda x: (x.exp() * x.sin()).sum(1), lambda x: tw.log(x.cos().abs()).sum(1), x)
+
+
+def _repeated(w, h, x):
+    return tw.while_loop(lambda v: (v * v).sum() < 1000, lambda v: v * 1.01 + v.sin().softmax(-1), x[0])
+
+
+@pytest.mark.parametrize("fn", [_scanned, _chosen, _repeated])
+def test_control_flow(fn):
+    """What the graphs of branches and loops compute is what the Python statements compute."""
+    tw.manual_seed(0)
+    w, h, x = tw.randn(8, 8).mul_(0.5).requires_grad_(), tw.zeros(5, 8), tw.randn(20, 5, 8)
+    for sign in (1, -1):
+        want, got = (leaves(f(w, h, x * sign)) for f in (fn, tw.compile(fn)))
+        for a, b in zip(got, want, strict=True):
+            assert_same_bits(a.numpy(), b.numpy(), fn.__name__)

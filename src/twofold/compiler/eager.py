@@ -28,6 +28,7 @@ from ..ir.evaluate import runner, value_types
 from ..ir.heap import machine_memory
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import TensorType
+from ..primitives import control
 from . import (
     eager_complex,
     eager_convolutions,
@@ -60,6 +61,7 @@ def install() -> None:
         eager_recurrent.run_natively()
         eager_pools.run_natively()
         eager_complex.run_natively()
+        control.run_as_eager_code()
         eager_draws.run_natively()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..ir.dtypes import COMPLEX, FLOATS, DType, bool_, float32
 from ..ir.errors import DTypeError, GraphError, ShapeError
-from ..ir.evaluate import evaluate_graph, own
+from ..ir.evaluate import evaluate, evaluate_eagerly, evaluate_graph, own, value_types
 from ..ir.graph import Graph
 from ..ir.primitive import ErrorSample, Primitive, Sample
 from ..ir.types import TensorType
@@ -106,24 +106,27 @@ def _check_carry(op: str, carry: list[TensorType], body: Graph, num_outputs: int
 
 
 # --- references -----------------------------------------------------------------------------
+# `how` says how the nodes of their graphs are run: by the references, too, or as eager code does it.
 
 
-def _cond(pred: Any, *operands: Any, true_graph: Graph, false_graph: Graph) -> Any:
-    return tuple(own(evaluate_graph(true_graph if pred else false_graph, operands), operands))
+def _cond(pred: Any, *operands: Any, true_graph: Graph, false_graph: Graph, how: Any = evaluate) -> Any:
+    return tuple(own(evaluate_graph(true_graph if pred else false_graph, operands, how), operands))
 
 
-def _while(*inputs: Any, cond_graph: Graph, body_graph: Graph, num_carry: int) -> Any:
+def _while(*inputs: Any, cond_graph: Graph, body_graph: Graph, num_carry: int, how: Any = evaluate) -> Any:
     carry, consts = _split("while_loop", inputs, num_carry)
-    while evaluate_graph(cond_graph, [*carry, *consts])[0]:
-        carry = evaluate_graph(body_graph, [*carry, *consts])
+    while evaluate_graph(cond_graph, [*carry, *consts], how)[0]:
+        carry = evaluate_graph(body_graph, [*carry, *consts], how)
     return tuple(own(carry, inputs))
 
 
-def _scan(*inputs: Any, body: Graph, num_carry: int, num_xs: int, length: int, reverse: bool) -> Any:
+def _scan(
+    *inputs: Any, body: Graph, num_carry: int, num_xs: int, length: int, reverse: bool, how: Any = evaluate
+) -> Any:
     carry, xs, consts = _split("scan", inputs, num_carry, num_xs)
     ys = [np.empty((length, *v.shape), v.dtype.numpy) for v in body.outputs[num_carry:]]
     for i in reversed(range(length)) if reverse else range(length):
-        outputs = evaluate_graph(body, [*carry, *[x[i, ...] for x in xs], *consts])
+        outputs = evaluate_graph(body, [*carry, *[x[i, ...] for x in xs], *consts], how)
         carry = outputs[:num_carry]
         for y, now in zip(ys, outputs[num_carry:], strict=True):
             y[i] = now
@@ -273,3 +276,18 @@ scan = Primitive(  # (*carry, *xs, *consts) -> (*carry, *ys); body: (*carry, *x,
     multiple=True,
     holomorphic=False,
 )
+
+
+def run_as_eager_code() -> None:
+    """Let `Primitive.run` of these evaluate their graphs as eager code evaluates operations, so that both have the
+    same bits; the references evaluate them by references."""
+    for p in (cond, while_loop, scan):
+        p.run = _eagerly(p)
+
+
+def _eagerly(p: Primitive) -> Callable[..., Any]:
+    def run(*values: Any, **params: Any) -> Any:
+        p.types(value_types(values), params)
+        return p.numpy(*values, **params, how=evaluate_eagerly)
+
+    return run

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...ir import config, forks, heap
 from ...ir.errors import TwofoldError
-from ...ir.evaluate import evaluate, located
+from ...ir.evaluate import evaluate_eagerly, located
 from ...ir.graph import Graph, Node, Value
 from . import recording
 from . import team as _team
@@ -97,7 +97,7 @@ class Program:
         return self.history.after(name)
 
     def kernels(self) -> str:
-        """A line per kernel, in order; steps that call the NumPy reference say so."""
+        """A line per kernel, in order; steps that are run as eager code runs them say "numpy"."""
         return "\n".join(map(str, self.steps))
 
     def ir(self) -> str:
@@ -485,7 +485,7 @@ class Program:
                 number += 1
 
     def _run_numpy(self, node: Node) -> None:
-        out = evaluate(node.prim, [self._array(v) for v in node.inputs], node.params)
+        out = evaluate_eagerly(node.prim, [self._array(v) for v in node.inputs], node.params)
         for value, array in zip(node.outputs, out if node.prim.multiple else (out,), strict=True):
             np.copyto(self._array(value), array)
 
