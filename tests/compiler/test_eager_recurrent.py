@@ -265,3 +265,17 @@ def test_layers_take_this_way(monkeypatch):
     y, _ = layer(x)
     y.sum().backward()
     assert len(calls) == 4
+
+
+@pytest.mark.parametrize("layer", ["LSTM", "GRU"])
+def test_gradients_of_results_that_nobody_used(layer):
+    tw.manual_seed(0)
+    model, x = getattr(tw.nn, layer)(3, 20), tw.randn(20, 16, 3)  # of the gates there are more than `_MANY`
+
+    def grads():
+        model.zero_grad()
+        (model(x)[0] ** 2).sum().backward()
+        return [p.grad for p in model.parameters()]
+
+    for a, b in zip(grads(), tw.compile(grads)(), strict=True):
+        assert a.equal(b)

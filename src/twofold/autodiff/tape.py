@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -109,7 +110,8 @@ class Node:
         inputs = self._unpack_inputs()
         if p.multiple:
             y: Any = self._unpack_outputs()
-            g: Any = tuple(_zeros_like_type(t) if g is None else g for g, t in zip(grads, self.types, strict=True))
+            zeros = _row_of_zeros if p.name in _READERS else _zeros_like_type
+            g: Any = tuple([zeros(t) if g is None else g for g, t in zip(grads, self.types, strict=True)])
         else:
             y = _type(self.types[0]) if self.outputs is None else self._unpack_outputs()[0]
             g = grads[0]
@@ -232,6 +234,19 @@ def _conj(t: Any) -> Any:
 def _type(t: Any) -> TensorType:
     shape, dtype = t
     return TensorType(shape, FROM_NUMPY.get(dtype, dtype))
+
+
+# Their derivatives read gradients once and hand none of them on.
+_READERS = frozenset(("lstm", "gru"))
+_MANY = 1 << 14  # elements that are worth a step more
+
+
+def _row_of_zeros(t: Any) -> Tensor:
+    """Zeros to be read: one row in the place of all if there are many, so that it stays in the cache."""
+    shape, dtype = t
+    if mode.tracer is not None or math.prod(shape) < _MANY:
+        return _zeros_like_type(t)
+    return wrap(np.broadcast_to(np.zeros(shape[-1:], dtype), shape))
 
 
 def _zeros_like_type(t: Any) -> Tensor:
