@@ -36,9 +36,10 @@ _FEW_CHUNKS = 16
 _DEEP = 1024  # k of a block of patches
 _PATCHES = 256 << 10  # bytes of patches that a worker packs at a time
 _CACHED = 256 << 10  # bytes of weights that are multiplied with one panel after the other
+_TOGETHER = 4  # tiles of a chunk of weights whose rows lie beside each other
 _SPLIT = 1 << 20  # bytes of a plane that is split
 _SMALL_IMAGE = 512  # pixels: panels go through several images where these are smaller
-_WASTE = 1.08  # vectors per image over those that its pixels fill, from which on they do
+_WASTE = 1.03  # vectors per image over those that its pixels fill, from which on they do
 
 
 class Convolutions:
@@ -161,58 +162,68 @@ class Plan:
 
     def _cut(self, seen: Sequence[Sequence[Sweep]]) -> None:
         """Everything about sweeps: their words, chunks, and memory."""
+        words, kernels = self.words, self.owner.kernels
         table = np.zeros((max(1, len(seen)), len(SWEEP)), np.int64)
-        chunks = packed = scratch = 0
-        tiles = 0 if self.is_few else self.groups * self.words["tiles"]
+        tiles = 0 if self.is_few else self.groups * words["tiles"]
+        sweeps, packed, room = [], 0, 0
+        together = self._goes_through_images(seen)
         for row, parts in zip(table, seen, strict=False):
-            own = self._sweep(parts)
-            own["packed_at"], own["first_chunk"] = packed, chunks
-            chunks += own.pop("chunks")
-            scratch = max(scratch, own.pop("scratch"))
-            packed += tiles * own["k"] * self.owner.kernels.tile_step
-            own["end_chunk"] = chunks
+            own, needs_room = self._sweep(parts, together)
+            own["packed_at"] = packed
+            packed += tiles * own["k"] * kernels.tile_step
             row[:] = [own[name] for name in SWEEP]
-        packs = tiles if chunks else 0
-        self.words["sweeps"], self.words["num_sweeps"] = self._address(table), len(seen)
-        self.words["places"] = self._address(self._places(seen, table))
-        self._packed, self._scratch = -(-packed // 64) * 64, -(-(scratch + self.words["split_bytes"]) // 64) * 64
-        self.words |= {"packs": packs, "chunks": chunks, "packed_bytes": self._packed}
-        self.words["x_end"] = math.prod(self.x) * self.owner.dtype.itemsize
-        self._words = np.array(list(self.words.values()), np.int64)
+            sweeps.append(own)
+            room |= needs_room
+        words["sweeps"], words["num_sweeps"] = self._address(table), len(seen)
+        words["places"] = self._address(self._places(seen, table))
+        words["images"] = 1 if together else self.x[0]
+        words["together"] = _TOGETHER if words["columns"] == 1 else 1
+        chunks = scratch = 0
+        if seen:
+            chunks, scratch = (self._few if self.is_few else self._panels)(sweeps, bool(room))
+        packs = self.groups * -(-words["tiles"] // words["together"]) if tiles and chunks else 0
+        self._packed, self._scratch = -(-packed // 64) * 64, -(-(scratch + words["split_bytes"]) // 64) * 64
+        words |= {"packs": packs, "chunks": chunks, "packed_bytes": self._packed}
+        words["x_end"] = math.prod(self.x) * self.owner.dtype.itemsize
+        self._words = np.array(list(words.values()), np.int64)
         work = math.prod(self.shape) * math.prod(self.kernel_size) * self.channels
-        self._is_little = work <= _LITTLE and self._packed + self._scratch <= _ROOM
-        self._entry = self.owner.entry if self._is_little else None
+        is_little = work <= _LITTLE and self._packed + self._scratch <= _ROOM
+        self._entry = self.owner.entry if is_little else None
         at = self.owner.at
         both = ((at["weights"], packs), (at["convolve"], chunks))
         self._phases: tuple[tuple[int, int], ...] = ((at["few"], chunks),) if self.is_few else both
         self.is_empty = not chunks
         self.nbytes = sum(t.nbytes for t in self._tables)
 
+    def _goes_through_images(self, seen: Sequence[Sequence[Sweep]]) -> bool:
+        """Whether panels have pixels of several images, as these would leave too much of them empty."""
+        lanes, batch = self.owner.kernels.lanes, self.x[0]
+        pixels = [math.prod(s.count for s in parts) for parts in seen]
+        if self.is_few or batch == 1 or not seen or max(pixels) >= _SMALL_IMAGE:
+            return False
+        wasted = sum(-(-n // lanes) * lanes for n in pixels) > _WASTE * sum(pixels)
+        return wasted and max(math.prod(self.x[1:]), math.prod(self.shape[1:])) < (1 << 31) // lanes
+
     def _address(self, array: Array) -> int:
         self._tables.append(array)
         return _open.address_of(array)
 
-    def _sweep(self, parts: Sequence[Sweep]) -> dict[str, int]:
-        """The words of a sweep, how many chunks it has, and bytes of scratch memory."""
-        kernels, itemsize, batch = self.owner.kernels, self.owner.dtype.itemsize, self.x[0]
-        pixels, lanes = math.prod(s.count for s in parts), kernels.lanes
-        together = not self.is_few and batch > 1 and pixels < _SMALL_IMAGE
-        together = together and -(-pixels // lanes) * lanes > _WASTE * pixels
-        together = together and math.prod(self.x[1:]) < (1 << 31) // lanes
-        together = together and math.prod(self.shape[1:]) < (1 << 31) // lanes
-        steps = math.prod(self.x[1:]), math.prod(self.shape[1:])
-        table, masks = tables(parts, self.plane, steps, self.shape[2:], batch if together else 1, lanes, itemsize)
+    def _sweep(self, parts: Sequence[Sweep], together: bool) -> tuple[dict[str, int], bool]:
+        """The words of a sweep, and whether memory is needed for its results, or patches if channels are few."""
+        kernels, itemsize, words = self.owner.kernels, self.owner.dtype.itemsize, self.words
+        steps, images = (math.prod(self.x[1:]), math.prod(self.shape[1:])), self.x[0] if together else 1
+        table, masks = tables(parts, self.plane, steps, self.shape[2:], images, kernels.lanes, itemsize)
         numbers = tap_numbers(parts, self.kernel_size)
         own = dict.fromkeys(SWEEP, 0)
-        own["taps"], own["images"] = len(numbers), 1 if together else batch
-        own["k"], own["num_vectors"] = len(numbers) * self.channels, len(table)
+        own["taps"], own["k"], own["num_vectors"] = len(numbers), len(numbers) * self.channels, len(table)
         own["shifts"] = self._address(shifts(parts, self.plane) * itemsize)
+        own["w_shifts"] = self._address(numbers * itemsize)
         own["vectors"], own["masks"] = self._address(table), self._address(masks)
+        depth = own["depth"] = -(-own["k"] // -(-own["k"] // _DEEP)) if kernels.goes_on else own["k"]
+        own["block"] = min(words["tiles"], max(1, _CACHED // (depth * kernels.tile_step)))
         if self.is_few:
-            own["w_shifts"] = self._address(numbers * itemsize)
-            return own | self._few(own, table)
-        is_direct = mark_direct(table, lanes, itemsize, kernels.masks and parts[-1].step != 2)
-        return own | self._panels(own, is_direct)
+            return own, words["x_apart"] > 1 or bool((table[:, kernel.READS // 8] != 1).any())
+        return own, not mark_direct(table, parts[-1].step == 2, kernels.lanes, itemsize, kernels.masks)
 
     def _places(self, seen: Sequence[Sequence[Sweep]], sweeps: Array) -> Array:
         """Where an element of a line of the weights goes, in bytes, and how many more for each tile; or -1."""
@@ -229,36 +240,31 @@ class Plan:
         own[..., 0] += step * np.arange(self.channels)[:, None]
         return own
 
-    def _panels(self, own: dict[str, int], is_direct: bool) -> dict[str, int]:
-        """How panels are put together to chunks."""
-        kernels, tiles, k = self.owner.kernels, self.words["tiles"], own["k"]
-        panels, items = -(-own["num_vectors"] // 2), own["images"] * self.groups
-        depth = -(-k // -(-k // _DEEP)) if kernels.goes_on else k
-        block = min(tiles, max(1, _CACHED // (depth * kernels.tile_step)))
-        panel_bytes = depth * kernels.panel_step
-        group = -(-_CHUNK // (self.outputs * k * kernels.width))
-        if block < tiles:  # the more panels, the less often weights come from farther away
+    def _panels(self, sweeps: list[dict[str, int]], has_room: bool) -> tuple[int, int]:
+        """How panels are put together to chunks: their number, and bytes of scratch memory."""
+        kernels, words = self.owner.kernels, self.words
+        panels = max(-(-own["num_vectors"] // 2) for own in sweeps)
+        items, work = words["images"] * self.groups, self.outputs * kernels.width
+        group = -(-_CHUNK // (work * sum(own["k"] for own in sweeps)))
+        if any(own["block"] < words["tiles"] for own in sweeps):
+            # the more panels, the less often weights come from farther away
             group = max(group, panels * items // _FEW_CHUNKS)
+        panel_bytes = max(own["depth"] for own in sweeps) * kernels.panel_step
         group = max(1, min(group, panels, _PATCHES // panel_bytes))
-        room = 0 if is_direct else self.outputs * kernels.panel_step
-        return {
-            "panels": panels, "depth": depth, "block": block, "group": group,
-            "chunks": items * -(-panels // group), "scratch": group * (panel_bytes + room),
-        }  # fmt: skip
+        words["parts"] = parts = -(-panels // group)
+        room = self.outputs * kernels.panel_step if has_room else 0
+        return items * parts, -(-panels // parts) * (panel_bytes + room)
 
-    def _few(self, own: dict[str, int], table: Array) -> dict[str, int]:
-        """How vectors, or planes, are put together to chunks."""
-        kernels, vectors, side = self.owner.kernels, own["num_vectors"], kernel.VECTORS
-        planes = own["images"] * self.groups
-        work = self.outputs * own["k"] * kernels.lanes
-        group = max(side, _CHUNK // 4 // (work * side) * side)
-        one = vectors if self.words["split_bytes"] else min(vectors, group)
-        many = max(1, min(group // vectors, planes // _FEW_CHUNKS)) if one == vectors else 1
-        is_near = self.words["x_apart"] == 1 and bool((table[:, kernel.READS // 8] == 1).all())
-        room = 0 if is_near else own["k"] * side * kernels.lanes * kernels.size
-        return {
-            "group": one, "planes": many, "chunks": -(-planes // many) * -(-vectors // one), "scratch": room,
-        }  # fmt: skip
+    def _few(self, sweeps: list[dict[str, int]], has_room: bool) -> tuple[int, int]:
+        """How groups of vectors, or planes, are put together to chunks: their number, and bytes of memory."""
+        kernels, words = self.owner.kernels, self.words
+        pieces = max(-(-own["num_vectors"] // kernel.VECTORS) for own in sweeps)
+        planes, wide = words["images"] * self.groups, kernel.VECTORS * kernels.lanes
+        most = max(1, _CHUNK // 4 // (self.outputs * sum(own["k"] for own in sweeps) * wide))
+        words["parts"] = parts = 1 if words["split_bytes"] else -(-pieces // most)
+        many = words["planes"] = max(1, min(most // pieces, planes // _FEW_CHUNKS)) if parts == 1 else 1
+        room = max(own["k"] for own in sweeps) * wide * kernels.size if has_room else 0
+        return -(-planes // many) * parts, room
 
     def __call__(self, x: Array, w: Array) -> Array:
         """The result for arrays of the plan's shapes."""

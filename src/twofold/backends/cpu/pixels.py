@@ -145,15 +145,16 @@ def _describe(
     return np.asarray(np.where(there, shift, 0))
 
 
-def mark_direct(table: Array, lanes: int, itemsize: int, masks: bool) -> bool:
+def mark_direct(table: Array, apart: bool, lanes: int, itemsize: int, masks: bool) -> bool:
     """Write which panels of two vectors are neighbours in the result; returns whether all are.
 
     Args:
+        apart: whether no pixels are.
         masks: whether a part of a panel can be stored.
     """
     column = {name: table[:, getattr(kernel, name) // 8] for name in ("WRITES", "OUT", "DIRECT", "COUNT", "THERE")}
     count = np.bitwise_count(column["THERE"]).astype(np.int64)
-    one = column["WRITES"] == 1
+    one = (column["WRITES"] == 1) & (not apart)
     first, both, n = one[::2].copy(), count[::2].copy(), len(table) // 2
     first[:n] &= one[1::2] & (column["OUT"][1::2] == column["OUT"][: 2 * n : 2] + lanes * itemsize)
     both[:n] += count[1::2]

@@ -56,12 +56,12 @@ WORDS = (
     "y_channel", "w_group", "w_line", "w_repeat", "repeats", "columns", "groups", "channels", "outputs", "tiles",
     "rows", "extra", "x_apart", "y_apart", "sweeps", "num_sweeps", "w_channel", "split_bytes", "split_phase",
     "split_lines", "split_count", "split_length", "split_apart", "packs", "chunks", "packed_bytes", "places",
+    "together", "parts", "planes", "images",
 )  # fmt: skip
 
-# Words of a sweep. Chunks are numbered through all sweeps.
+# Words of a sweep. A chunk goes through all sweeps, which write in turns to the same lines of memory.
 SWEEP = (
-    "k", "shifts", "masks", "vectors", "num_vectors", "taps", "packed_at", "panels", "group", "depth", "block",
-    "first_chunk", "end_chunk", "w_shifts", "planes", "images",
+    "k", "shifts", "masks", "vectors", "num_vectors", "taps", "packed_at", "depth", "block", "w_shifts",
 )  # fmt: skip
 
 
@@ -118,21 +118,35 @@ class ConvolutionKernels:
     # --- weights --------------------------------------------------------------------------------
 
     def _emit_weights(self, module: Module) -> None:
-        """The kernel "weights", which packs row tiles for all sweeps; its chunks are the tiles of all groups."""
+        """The kernel "weights", which packs row tiles for all sweeps; its chunks are some tiles of a group."""
         f = kernel_function(module, "weights")
         w = _words(f, f.args[0])
+        room = f.alloca(self.lanes * self.step)
+        starts = f.alloca(2 * self.slots * 8)  # of the lines of a tile, by whether it has one more
+        for more, r in itertools.product((0, 1), range(self.slots)):
+            line = f.min(r, f.sub(f.add(w["rows"], more), 1))  # the last one again for those that don't exist
+            f.store(f.int(f.mul(line, w["w_line"])), f.at(starts, 8 * (more * self.slots + r)), 8)
 
         def one(i: Any) -> None:
-            group, t = f.div(i, w["tiles"]), f.rem(i, w["tiles"])
-            height = f.add(w["rows"], f.convert("zext", f.icmp("slt", t, w["extra"]), "i64"))
-            row = f.add(f.mul(t, w["rows"]), f.min(t, w["extra"]))
-            source = f.at(_ptr(f, w["w"]), f.add(f.mul(group, w["w_group"]), f.mul(row, w["w_line"])))
+            blocks = f.div(f.sub(f.add(w["tiles"], w["together"]), 1), w["together"])
+            group, first = f.div(i, blocks), f.mul(f.rem(i, blocks), w["together"])
+            source = f.at(_ptr(f, w["w"]), f.mul(group, w["w_group"]))
 
             def repeat(r: Any) -> None:
-                at = f.at(source, f.mul(r, w["w_repeat"]))
                 to = f.at(_ptr(f, w["packed"]), f.mul(r, self.tile_step))
-                for v in range(self.slots // self.lanes):
-                    self._turn(f, w, at, f.at(to, v * self.step), height, i, v)
+                at = f.at(source, f.mul(r, w["w_repeat"]))
+
+                def tile(t: Any) -> None:
+                    more = f.convert("zext", f.icmp("slt", t, w["extra"]), "i64")
+                    row = f.add(f.mul(t, w["rows"]), f.min(t, w["extra"]))
+                    lines = f.at(starts, f.mul(more, 8 * self.slots))
+                    here, number = f.at(at, f.mul(row, w["w_line"])), f.add(f.mul(group, w["tiles"]), t)
+                    for v in range(self.slots // self.lanes):
+                        self._turn(
+                            f, w, here, f.at(to, v * self.step), lines, f.add(w["rows"], more), number, v, room
+                        )
+
+                f.loop(first, f.min(f.add(first, w["together"]), w["tiles"]), tile)
 
             f.loop(0, w["repeats"], repeat)
 
@@ -140,14 +154,20 @@ class ConvolutionKernels:
         f.ret()
         f.finish()
 
-    def _turn(self, f: Function, w: dict[str, Val], at: Val, to: Val, height: Any, tile: Any, v: int) -> None:
+    def _turn(
+        self,
+        f: Function,
+        w: dict[str, Val],
+        at: Val,
+        to: Val,
+        lines: Val,
+        height: Any,
+        tile: Any,
+        v: int,
+        room: Val,
+    ) -> None:
         """Pack a vector of lines: the elements of each, which are neighbours, go to their places along K."""
         lanes, first = self.lanes, v * self.lanes
-        last = f.sub(f.sub(height, 1), first)  # the last line that exists, again for those that don't
-        starts = [f.min(r, last) for r in range(lanes)]
-        starts = [f.add(f.select(f.icmp("slt", s, 0), f.int(0), f.int(s)), first) for s in starts]
-        starts = [f.mul(f.min(s, f.sub(height, 1)), w["w_line"]) for s in starts]
-        room = f.alloca(lanes * self.step)
 
         def put(v: Val, column: Any) -> None:
             """A column goes to its place; a tap that no pixel sees has none."""
@@ -160,6 +180,7 @@ class ConvolutionKernels:
             exist = f.int(f.min(f.sub(w["columns"], j), lanes))
             here = f.at(at, f.mul(j, self.size))
             mask = first_lanes(f, exist, lanes)
+            starts = [f.load("i64", f.at(lines, 8 * (first + r)), 8) for r in range(lanes)]
             rows = transposed(f, [load_masked(f, f.at(here, s), self.dtype, lanes, mask) for s in starts])
             for r, part in enumerate(rows):
                 f.store(part, f.at(room, r * self.step), self.size)
@@ -297,37 +318,36 @@ class ConvolutionKernels:
         own = self._product_words(f, w)
 
         def one(i: Any) -> None:
-            s = self._sweep_of(f, w, i)
-            s["panel_bytes"] = f.int(f.mul(s["depth"], self.panel_step))
-            _set(f, own, Word.B_PANEL, s["panel_bytes"])
-            i = f.sub(i, s["first_chunk"])
-            parts = f.div(f.sub(f.add(s["panels"], s["group"]), 1), s["group"])
-            part, i = f.rem(i, parts), f.div(i, parts)
+            part, i = f.rem(i, w["parts"]), f.div(i, w["parts"])
             group, image = f.rem(i, w["groups"]), f.div(i, w["groups"])
             x = f.at(_ptr(f, w["x"]), f.add(f.mul(image, w["x_image"]), f.mul(group, w["x_group"])))
             y = f.at(_ptr(f, w["y"]), f.add(f.mul(image, w["y_image"]), f.mul(group, w["y_group"])))
-            tile = f.mul(s["k"], self.tile_step)
-            packed = f.add(s["packed_at"], f.mul(f.mul(group, w["tiles"]), tile))
-            a = f.at(_ptr(f, w["packed"]), packed)
-            begin = f.int(f.mul(part, s["group"]))
-            end = f.int(f.min(f.add(begin, s["group"]), s["panels"]))
-            room = f.at(scratch, f.mul(s["group"], s["panel_bytes"]))  # of results
-            _set(f, own, Word.A_TILE, tile)
 
-            def block(k: Any) -> None:
-                depth = f.min(s["depth"], f.sub(s["k"], k))
-                _set(f, own, Word.K, depth)
-                _set(f, own, Word.GOES_ON, f.convert("zext", f.icmp("sgt", f.int(k), 0), "i64"))
-                self._pack(f, words, w, s, x, scratch, begin, end, k, f.add(k, depth))
-                above = f.at(a, f.mul(k, self.tile_step))
+            def sweep(s: dict[str, Val], _: Val) -> None:
+                s["panel_bytes"] = f.int(f.mul(s["depth"], self.panel_step))
+                _set(f, own, Word.B_PANEL, s["panel_bytes"])
+                begin, end = _share(f, f.int(f.div(f.add(s["num_vectors"], 1), 2)), part, w["parts"])
+                tile = f.mul(s["k"], self.tile_step)
+                a = f.at(_ptr(f, w["packed"]), f.add(s["packed_at"], f.mul(f.mul(group, w["tiles"]), tile)))
+                room = f.at(scratch, f.mul(f.sub(end, begin), s["panel_bytes"]))  # of results
+                _set(f, own, Word.A_TILE, tile)
 
-                def tiles(t: Any) -> None:
-                    self._multiply(f, w, s, own, above, scratch, room, y, begin, end, t)
+                def block(k: Any) -> None:
+                    depth = f.min(s["depth"], f.sub(s["k"], k))
+                    _set(f, own, Word.K, depth)
+                    _set(f, own, Word.GOES_ON, f.convert("zext", f.icmp("sgt", f.int(k), 0), "i64"))
+                    self._pack(f, words, w, s, x, scratch, begin, end, k, f.add(k, depth))
+                    above = f.at(a, f.mul(k, self.tile_step))
 
-                f.loop(0, w["tiles"], tiles, step=s["block"])
+                    def tiles(t: Any) -> None:
+                        self._multiply(f, w, s, own, above, scratch, room, y, begin, end, t)
 
-            f.loop(0, s["k"], block, step=s["depth"])
-            f.loop(begin, end, lambda p: self._spread(f, words, w, s, room, y, begin, p))
+                    f.loop(0, w["tiles"], tiles, step=s["block"])
+
+                f.loop(0, s["k"], block, step=s["depth"])
+                f.loop(begin, end, lambda p: self._spread(f, words, w, s, room, y, begin, p))
+
+            self._each_sweep(f, w, sweep)
 
         f.loop(first, last, one)
         f.ret()
@@ -465,12 +485,10 @@ class ConvolutionKernels:
         room = f.at(scratch, w["split_bytes"])
         splits = f.icmp("sgt", w["split_bytes"], 0)
 
+        is_one = f.icmp("eq", f.int(f.mul(w["outputs"], w["channels"])), 1)
+
         def one(i: Any) -> None:
-            s = self._sweep_of(f, w, i)
-            i = f.sub(i, s["first_chunk"])
-            parts = f.div(f.sub(f.add(s["num_vectors"], s["group"]), 1), s["group"])
-            begin, plane = f.int(f.mul(f.rem(i, parts), s["group"])), f.mul(f.div(i, parts), s["planes"])
-            end = f.int(f.min(f.add(begin, s["group"]), s["num_vectors"]))
+            part, plane = f.rem(i, w["parts"]), f.mul(f.div(i, w["parts"]), w["planes"])
 
             def each(j: Any) -> None:
                 group, image = f.rem(j, w["groups"]), f.div(j, w["groups"])
@@ -480,18 +498,24 @@ class ConvolutionKernels:
                 f.when(splits, lambda: self._split(f, w, x, scratch))
                 x = f.select(splits, scratch, x)
 
-                def some(v: Any) -> None:
-                    names = [f"few{rows}" for rows in range(1, FEW + 1)]
-                    args = [words, _ptr(f, s["at"]), x, weight, y, f.int(v), room]
-                    switch(f, f.int(f.sub(w["outputs"], 1)), names, args)
+                def sweep(s: dict[str, Val], at: Val) -> None:
+                    pieces = f.int(f.div(f.add(s["num_vectors"], VECTORS - 1), VECTORS))
+                    begin, end = (f.int(f.mul(p, VECTORS)) for p in _share(f, pieces, part, w["parts"]))
+                    end = f.int(f.min(end, s["num_vectors"]))
 
-                def depthwise() -> None:
-                    f.call("depthwise", [words, _ptr(f, s["at"]), x, weight, y, begin, end, room])
+                    def some(v: Any) -> None:
+                        names = [f"few{rows}" for rows in range(1, FEW + 1)]
+                        args = [words, at, x, weight, y, f.int(v), room]
+                        switch(f, f.int(f.sub(w["outputs"], 1)), names, args)
 
-                is_one = f.icmp("eq", f.int(f.mul(w["outputs"], w["channels"])), 1)
-                _cases(f, [(is_one, depthwise), (_TRUE, lambda: f.loop(begin, end, some, step=VECTORS))])
+                    def depthwise() -> None:
+                        f.call("depthwise", [words, at, x, weight, y, begin, end, room])
 
-            f.loop(plane, f.min(f.add(plane, s["planes"]), f.mul(s["images"], w["groups"])), each)
+                    _cases(f, [(is_one, depthwise), (_TRUE, lambda: f.loop(begin, end, some, step=VECTORS))])
+
+                self._each_sweep(f, w, sweep)
+
+            f.loop(plane, f.min(f.add(plane, w["planes"]), f.mul(w["images"], w["groups"])), each)
 
         f.loop(first, last, one)
         f.ret()
@@ -649,18 +673,14 @@ class ConvolutionKernels:
         f.ret()
         f.finish()
 
-    def _sweep_of(self, f: Function, w: Any, i: Any) -> dict[str, Val]:
-        """The words of the sweep that a chunk belongs to."""
-        size = 8 * len(SWEEP)
-        sweeps = _ptr(f, w["sweeps"])
+    def _each_sweep(self, f: Function, w: Any, body: Callable[[dict[str, Val], Val], None]) -> None:
+        """Call `body` with the words of every sweep, and where they are."""
 
-        def later(j: Any, number: Val) -> list[Val]:
-            stop = f.load("i64", f.at(sweeps, f.add(f.mul(j, size), 8 * SWEEP.index("end_chunk"))), 8)
-            return [f.int(f.add(number, f.convert("zext", f.icmp("sge", f.int(i), stop), "i64")))]
+        def one(j: Any) -> None:
+            at = f.at(_ptr(f, w["sweeps"]), f.mul(j, 8 * len(SWEEP)))
+            body(self._sweep_at(f, at), at)
 
-        (number,) = f.loop(0, w["num_sweeps"], later, [f.int(0)])
-        at = f.at(sweeps, f.mul(number, size))
-        return {**self._sweep_at(f, at), "at": f.value(f"ptrtoint ptr {at.ref} to i64", "i64")}
+        f.loop(0, w["num_sweeps"], one)
 
     @staticmethod
     def _sweep_at(f: Function, at: Val) -> dict[str, Val]:
@@ -677,6 +697,12 @@ def _ptr(f: Function, address: Val) -> Val:
 
 def _set(f: Function, words: Val, word: int, value: Number) -> None:
     f.store(f.int(value), f.at(words, 8 * word), 8)
+
+
+def _share(f: Function, total: Val, part: Number, parts: Val) -> tuple[Val, Val]:
+    """The beginning and end of a part of what there is."""
+    begin, end = (f.div(f.mul(p, total), parts) for p in (part, f.add(part, 1)))
+    return f.int(begin), f.int(end)
 
 
 def _mask(f: Function, bits: Val, lanes: int) -> Val:
