@@ -4,7 +4,9 @@ float32 is compared with NumPy's functions of float64, over numbers that are spr
 patterns; float64 with those of the C library's long double, which have 11 bits more. erf, lgamma and
 digamma have no such function: 30 digits of mpmath are computed for fewer numbers, and for the latter two
 for positive ones only (on the others they have an absolute error). Errors are those of the largest element
-found, so they are bounds from below; `docs/design/0003-numerics.md` says what they were.
+found, so they are bounds from below; `docs/design/0003-numerics.md` says what they were. With `--all`, functions
+of one float32 are computed of all 2**32 numbers (two to five minutes each), and those that have no function in
+NumPy are compared with ours of float64.
 """
 
 from __future__ import annotations
@@ -82,13 +84,40 @@ def error(name: str, dtype: Any, count: int) -> tuple[float, str, bool]:
     return float(errors[place]), ", ".join(str(a[place]) for a in arguments), bool(same_kind)
 
 
+def error_of_all(name: str) -> tuple[float, str, bool]:
+    """As `error`, of all numbers of float32."""
+    fn, most, place, same = tw.compile(getattr(tw, name)), 0.0, "", True
+    for start in range(0, 1 << 32, 1 << 22):
+        x = np.arange(start, start + (1 << 22), dtype=np.uint64).astype(np.uint32).view(np.float32)
+        got = fn(tw.from_numpy(x)).numpy()
+        with np.errstate(all="ignore"):
+            wide = x.astype(np.float64)
+            exact = fn(tw.from_numpy(wide)).numpy() if name in SLOW else FUNCTIONS[name](wide)
+            rounded = exact.astype(np.float32)
+            errors = np.abs(got - exact) / np.spacing(np.abs(rounded)).astype(np.float64)
+        finite = np.isfinite(rounded)
+        same &= np.array_equal(got[~finite], rounded[~finite], equal_nan=True)
+        same &= bool(np.isfinite(got[finite]).all())
+        errors[~finite] = 0
+        worst = int(errors.argmax())
+        if errors[worst] > most:
+            most, place = float(errors[worst]), str(x[worst])
+    return most, place, same
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("functions", nargs="*", default=list(FUNCTIONS))
     parser.add_argument("--count", type=int, default=1 << 20, help="numbers spread over all bit patterns")
+    parser.add_argument("--all", action="store_true", help="all numbers of float32, for functions of one argument")
     options = parser.parse_args()
-    print(f"{'':<10}{'float32':>10}  {'at':<28}{'float64':>10}  at")
+    print(f"{'':<10}{'float32':>10}  {'at':<28}" + ("" if options.all else f"{'float64':>10}  at"))
     for name in options.functions:
+        if options.all:
+            if name not in TWO_ARGUMENTS:
+                most, at, same = error_of_all(name)
+                print(f"{name:<10}{most:>10.3f}  {at}{'' if same else ' (NaN or inf differ)'}", flush=True)
+            continue
         row = f"{name:<10}"
         for dtype in (np.float32, np.float64):
             largest, place, same = error(name, dtype, options.count)
