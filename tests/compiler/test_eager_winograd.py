@@ -98,10 +98,12 @@ def test_however_operands_lie_in_memory():
 
 @pytest.fixture
 def cut(monkeypatch):
-    """Work cut finely: tiles of one row or of parts of it, a few images at a time, panels of their own."""
+    """Work cut finely: tiles of one row or of parts of it, a few images or panels of weights at a time."""
     monkeypatch.setattr(winograds, "_LITTLE", 0)
     monkeypatch.setattr(winograds, "_SCRATCH", 1)
     monkeypatch.setattr(winograds, "_TOGETHER", 40_000)
+    monkeypatch.setattr(winograds, "_WEIGHTS", 1)
+    monkeypatch.setattr(winograds, "get_num_threads", lambda: 1)
     monkeypatch.setattr(winograds, "_FEW_CHUNKS", 64)
     monkeypatch.setattr(winograds, "_CHUNK", 1)
 
@@ -112,15 +114,28 @@ def test_how_work_is_cut_decides_about_no_bits(shape, outputs, padding, cut, mon
     for name, operands, params in operations(x, w, g, padding):
         got = planned(name, *operands, params)
         with monkeypatch.context() as m:
-            for setting, value in (("_LITTLE", 1 << 40), ("_SCRATCH", 600 << 10), ("_TOGETHER", 8 << 20)):
+            for setting, value in (("_SCRATCH", 600 << 10), ("_TOGETHER", 8 << 20), ("_WEIGHTS", 8 << 20)):
                 m.setattr(winograds, setting, value)
             same(got, planned(name, *operands, params))
+
+
+def test_panels_of_weights_and_groups_of_tiles_one_after_the_other(cut):
+    x, w, g = arrays((1, 20, 24, 18), 70, ONE)
+    for name, operands, params in operations(x, w, g, ONE):
+        made = winograds.plan(name, *[v.shape for v in operands], **params)
+        assert (len(made._runs) > 1) == (name == "conv")
+        same(made(*operands), compiled(name, operands, params))
+    x, w, g = arrays((9, 20, 16, 18), 70, ONE)
+    params = list(operations(x, w, g, ONE))[2][2]
+    made = winograds.plan("conv_weight_grad", x.shape, g.shape, **params)
+    assert len(made._runs) > 1
+    same(made(x, g), compiled("conv_weight_grad", (x, g), params))
 
 
 def test_groups_of_images_of_which_the_last_is_smaller(cut):
     x, w, g = arrays((7, 16, 8, 8), 40, ONE)
     made = winograds.plan("conv", x.shape, w.shape, **next(operations(x, w, g, ONE))[2])
-    assert [run.words[0] for run in made._runs] == [4 * i * 16 * 64 for i in range(0, 7, 6)]
+    assert [run.words[0] for run in made._runs] == [0, 4 * 4 * 16 * 64]
     for name, operands, params in list(operations(x, w, g, ONE))[:2]:
         same(planned(name, *operands, params), compiled(name, operands, params))
 

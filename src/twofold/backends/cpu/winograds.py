@@ -29,6 +29,7 @@ _OWN = 1 << 20  # bytes of an entry's memory
 _SCRATCH = 600 << 10  # bytes of transformed tiles and products that a worker holds at a time
 _FEW_CHUNKS = 16
 _TOGETHER = 2 << 20  # bytes of images that are laid before they are read
+_WEIGHTS = 4 << 20  # bytes of transformed weights that are made before they are read
 _CHUNK = 1 << 14  # elements of a chunk of laying
 
 
@@ -222,24 +223,36 @@ class Filter(_Task):
         self._grid = -(-size[0] // 2), -(-size[1] // 2)
         pixel = code.pixel(inner)
         image = (2 * self._grid[0] + 2) * (2 * self._grid[1] + 2) * pixel
-        together = min(images, max(1, _TOGETHER // image))
+        together = -(-images // -(-images // max(1, _TOGETHER // image)))
         every = [9 * 4, outputs * 9 * 4] if is_adjoint else [inner * 9 * 4, 9 * 4]
         weights = {"w_lane": every[0], "w_inner": every[1], "flipped": int(is_adjoint)}
         runs, scratch = [], 0
-        for first in range(0, images, together):
-            words, lays, filters, needs = self._plan(min(together, images - first))
+        at_once = self._panels if together < images else self._panels_at_once(images)
+        for first, panel in itertools.product(range(0, images, together), range(0, self._panels, at_once)):
+            panels = min(at_once, self._panels - panel)
+            words, lays, filters, needs = self._plan(min(together, images - first), panels)
             scratch = max(scratch, needs)
+            channel = panel * self._columns  # the first of those that are computed
+            words["outputs"] = min(outputs - channel, panels * self._columns)
             words["at_source"] += first * words["image"]
-            words["at_out"] = first * words["out_image"]
+            words["at_w"] = channel * every[0]
+            words["at_out"] = first * words["out_image"] + channel * words["out_channel"]
             known = np.array([(words | weights).get(name, 0) for name in (*LAY, *FILTER)], np.int64)
-            chunks = [] if first else [self._panels * words["inner_blocks"]]
-            runs.append(_Run(known, list(zip(code.filters[first > 0 :], [*chunks, lays, filters], strict=True))))
-        made = [((_AT_PANELS,), self._panels * 16 * self._element), ((_AT_PADDED, LAY_AT + 1), together * image)]
+            chunks = panels * words["inner_blocks"] * (not first), lays * (not panel), filters
+            phases = zip(code.filters, chunks, strict=True)
+            runs.append(_Run(known, [phase for phase in phases if phase[1]]))
+        made = [((_AT_PANELS,), at_once * 16 * self._element), ((_AT_PADDED, LAY_AT + 1), together * image)]
         work = images * self._grid[0] * self._grid[1] * 16 * inner * outputs
         super().__init__(code, (images, outputs, *size), runs, (LAY_AT, _AT_W, _AT_OUT), made, scratch, work)
 
-    def _plan(self, images: int) -> tuple[dict[str, int], int, int, int]:
-        """Words for some images, how many chunks "lay" and "filter" have, and bytes of scratch memory."""
+    def _panels_at_once(self, images: int) -> int:
+        """How many panels of weights are transformed and used before the next ones."""
+        blocks = self._plan(images, 1)[2]
+        fit = max(1, _WEIGHTS // (16 * self._element))
+        return min(self._panels, max(fit, -(-2 * get_num_threads() // blocks)))
+
+    def _plan(self, images: int, panels: int) -> tuple[dict[str, int], int, int, int]:
+        """Words for some images and panels, the chunks of "lay" and "filter", and bytes of scratch memory."""
         code, inner, columns, (down, across) = self._code, self._x[1], self._columns, self._grid
         (height, width), outputs, pixel = self._size, self._outputs, code.pixel(inner)
         words = _lay(images, self._x, self._low, (2 * down + 2, 2 * across + 2), pixel)
@@ -250,10 +263,10 @@ class Filter(_Task):
         blocks = -(-lines // max(1, most // across))
         block = -(-lines // blocks)
         blocks = -(-lines // block)
-        splits = min(self._panels, -(-_FEW_CHUNKS // (blocks * parts)))
+        splits = min(panels, -(-_FEW_CHUNKS // (blocks * parts)))
         count = block * tiles
         words |= {
-            "at_tiles": code.tiles, "inner": inner, "outputs": outputs, "width": columns, "panels": self._panels,
+            "at_tiles": code.tiles, "inner": inner, "outputs": outputs, "width": columns, "panels": panels,
             "inner_blocks": -(-inner // INNER_BLOCK), "element": self._element, "panel": 16 * self._element,
             "across": across, "down": down, "lines": lines, "block_lines": block, "block_tiles": tiles,
             "parts": parts, "splits": splits, "image_step": words["rows"] * words["cols"] * pixel,

@@ -24,7 +24,7 @@ from ..target import Target
 from .access import load, store
 from .packing import first_lanes, transposed
 from .product import Word, call_tiles
-from .tile import kernel_function, scratch_of, zero_bytes
+from .tile import kernel_function, scratch_of
 from .winograd import input_transform, output_transform, weight_transform
 
 # Names that begin with "at_" are addresses.
@@ -79,7 +79,8 @@ class FilterKernels:
         first = f.select(f.icmp("ne", w["flipped"], 0), f.int(3), f.int(0))
         order: list[Number] = [first, 1, 2, f.sub(3, first)]
         places = [f.mul(f.add(f.mul(i, 4), j), w["element"]) for i in order for j in order]
-        step = f.mul(w["width"], 4)
+        step, vector_bytes = f.mul(w["width"], 4), self.lanes * 4
+        beside, staged = f.icmp("eq", w["w_inner"], 36), f.alloca(9 * self.lanes * vector_bytes)
 
         def item(number: Any) -> None:
             p, part = f.div(number, w["inner_blocks"]), f.rem(number, w["inner_blocks"])
@@ -91,13 +92,35 @@ class FilterKernels:
             stop = f.min(f.add(first, w["width"]), w["outputs"])
 
             def columns(o: Any) -> None:
-                last = f.sub(f.sub(stop, o), 1)  # it stands for those that are not there
+                left = f.sub(stop, o)
+                last = f.sub(left, 1)  # it stands for those that are not there
                 own = [f.mul(f.min(lane, last), w["w_lane"]) for lane in range(self.lanes)]
                 at = f.at(source, f.mul(o, w["w_lane"]))
                 to = f.at(target, f.mul(f.sub(o, first), 4))
-                f.loop(0, count, lambda _, at, to: channel(at, to, own), [at, to])
+                full = f.op("and", beside, f.icmp("sge", f.int(left), self.lanes))
+                whole = f.select(full, f.int(f.mul(f.div(count, self.lanes), self.lanes)), f.int(0))
+                at, to = f.loop(0, whole, lambda _, at, to: channels(at, to, own), [at, to], step=self.lanes)
+                f.loop(whole, count, lambda _, at, to: channel(at, to, own), [at, to])
 
             f.loop(first, stop, columns, step=self.lanes)
+
+        def channels(at: Val, to: Val, own: Sequence[Any]) -> list[Val]:
+            """As many input channels as a vector has lanes, whose taps are neighbours in memory."""
+
+            def square(s: Any) -> None:
+                start = f.at(at, f.mul(s, vector_bytes))
+                rows = [load(f, f.at(start, place), float32, self.lanes, 1) for place in own]
+                for i, v in enumerate(transposed(f, rows)):
+                    f.store(v, f.at(staged, f.add(f.mul(s, self.lanes * vector_bytes), i * vector_bytes)), 4)
+
+            def one(i: Any) -> None:
+                begin = f.at(staged, f.mul(i, 9 * vector_bytes))
+                taps = [load(f, f.at(begin, t * vector_bytes), float32, self.lanes, 1) for t in range(9)]
+                put(f.at(to, f.mul(i, step)), taps)
+
+            f.loop(0, 9, square)
+            f.loop(0, self.lanes, one)
+            return [f.at(at, 36 * self.lanes), f.at(to, f.mul(step, self.lanes))]
 
         def channel(at: Val, to: Val, own: Sequence[Any]) -> list[Val]:
             taps: list[Val] = []
@@ -105,9 +128,12 @@ class FilterKernels:
                 count = min(self.lanes, 9 - t)
                 rows = [load(f, f.at(f.at(at, place), 4 * t), float32, self.lanes, 1, count) for place in own]
                 taps += transposed(f, rows)[:count]
+            put(to, taps)
+            return [f.at(at, w["w_inner"]), f.at(to, step)]
+
+        def put(to: Val, taps: Sequence[Val]) -> None:
             for place, value in zip(places, weight_transform(f, taps), strict=True):
                 store(f, value, f.at(to, place), float32, self.lanes)
-            return [f.at(at, w["w_inner"]), f.at(to, step)]
 
         f.loop(f.args[1], f.args[2], item)
         f.ret()
@@ -308,14 +334,18 @@ def emit_lay(module: Module, name: str, start: int, lanes: int) -> None:
         inside = f.icmp("ult", f.int(y), w["height"])
 
         def copy() -> None:
-            zero_bytes(f, target, f.mul(w["left"], w["pixel"]))
-            zero_bytes(f, f.at(target, f.mul(behind, w["pixel"])), f.mul(f.sub(w["cols"], behind), w["pixel"]))
+            zero(target, w["left"])
+            zero(f.at(target, f.mul(behind, w["pixel"])), f.sub(w["cols"], behind))
             source = f.at(w["at_source"], f.add(f.mul(n, w["image"]), f.mul(y, w["line"])))
             f.loop(0, w["count"], columns, [source, f.at(target, f.mul(w["left"], w["pixel"]))], step=lanes)
 
         f.when(inside, copy)
         outside = f.op("xor", inside, Val("true", "i1"))
-        f.when(outside, lambda: zero_bytes(f, target, f.mul(w["cols"], w["pixel"])))
+        f.when(outside, lambda: zero(target, w["cols"]))
+
+    def zero(target: Val, pixels: Number) -> None:
+        v = f.const(0, vector("float", lanes))
+        f.loop(0, f.mul(pixels, w["pixel"]), lambda i: f.store(v, f.at(target, i), 4), step=lanes * 4)
 
     def columns(x: Any, source: Val, target: Val) -> list[Val]:
         count = f.int(f.sub(w["count"], x))

@@ -184,19 +184,31 @@ class _Transforms:
         self.sign = None if i is None else sign_of(f, i, self.ty)
         self.factors = None if i is None else factors_of(f, i, self.ty)
 
-        def tile(t: Number, a: Val, b: Val) -> list[Val]:
-            number = f.add(first, t)
-            line, x = f.div(number, w["across"]), f.rem(number, w["across"])
-            n, y = f.div(line, w["down"]), f.rem(line, w["down"])
-            places = []
-            for name in ("seen", "given"):
-                place = f.mul(f.add(f.mul(y, w[f"{name}_line"]), f.mul(x, w[f"{name}_pixel"])), 2)
-                places.append(f.at(w[f"at_{name}"], f.add(f.mul(n, w[f"{name}_image"]), place)))
+        line, x = f.div(first, w["across"]), f.rem(first, w["across"])
+        n, y = f.div(line, w["down"]), f.rem(line, w["down"])
+        starts, steps = [], []
+        for name in ("seen", "given"):
+            image, row, pixel = w[f"{name}_image"], f.mul(w[f"{name}_line"], 2), f.mul(w[f"{name}_pixel"], 2)
+            place = f.add(f.mul(n, image), f.add(f.mul(y, row), f.mul(x, pixel)))
+            starts.append(f.at(w[f"at_{name}"], place))
+            # to the next tile, the first one of the next row, and of the next image
+            below = f.int(f.sub(row, f.mul(f.sub(w["across"], 1), pixel)))
+            steps.append((f.int(pixel), below, f.int(f.add(below, f.sub(image, f.mul(w["down"], row))))))
+
+        def tile(_: Number, a: Val, b: Val, x: Val, y: Val, *places: Val) -> list[Val]:
             self._see(places[0], a)
             self._give(places[1], b, start, stop)
-            return [f.at(a, w["row"]), f.at(b, f.mul(w["width"], 4))]
+            after, under = f.int(f.add(x, 1)), f.int(f.add(y, 1))
+            ends_row, ends_image = f.icmp("eq", after, w["across"]), f.icmp("eq", under, w["down"])
+            under = f.select(ends_image, f.int(0), under)
+            moved = [
+                f.at(place, f.select(ends_row, f.select(ends_image, far, below), step))
+                for place, (step, below, far) in zip(places, steps, strict=True)
+            ]
+            x, y = f.select(ends_row, f.int(0), after), f.select(ends_row, under, y)
+            return [f.at(a, w["row"]), f.at(b, f.mul(w["width"], 4)), x, y, *moved]
 
-        f.loop(0, count, tile, [seen, given])
+        f.loop(0, count, tile, [seen, given, f.int(x), f.int(y), *starts])
 
     def _see(self, at: Val, to: Val) -> None:
         f, w = self.f, self.w
