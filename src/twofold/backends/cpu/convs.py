@@ -19,9 +19,10 @@ from ...ir.types import Shape
 from . import open as _open
 from .copies import row_major
 from .emit import Module
-from .kernels import convolving as kernel
 from .kernels.conv import Sweep, adjoint_sweeps, forward_sweeps
-from .kernels.convolving import SWEEP, WORDS, ConvolutionKernels
+from .kernels.convolving import ConvolutionKernels
+from .kernels.fewchannels import FEW, VECTORS
+from .kernels.patching import READS, SWEEP, WORDS
 from .pixels import Plane, mark_direct, shifts, tables, tap_numbers
 from .products import Products, products_of
 from .target import Target, host
@@ -106,7 +107,7 @@ class Plan:
         self.outputs, self.channels = w[0] // groups, w[1]
         if self.is_adjoint:
             self.outputs, self.channels = self.channels, self.outputs
-        self.is_few = self.outputs <= kernel.FEW
+        self.is_few = self.outputs <= FEW
         self.shape = (x[0], groups * self.outputs, *size)
         make = adjoint_sweeps if self.is_adjoint else forward_sweeps
         every = zip(size, w[2:], stride, padding, dilation, strict=True)
@@ -222,7 +223,7 @@ class Plan:
         depth = own["depth"] = -(-own["k"] // -(-own["k"] // _DEEP)) if kernels.goes_on else own["k"]
         own["block"] = min(words["tiles"], max(1, _CACHED // (depth * kernels.tile_step)))
         if self.is_few:
-            return own, words["x_apart"] > 1 or bool((table[:, kernel.READS // 8] != 1).any())
+            return own, words["x_apart"] > 1 or bool((table[:, READS // 8] != 1).any())
         return own, not mark_direct(table, parts[-1].step == 2, kernels.lanes, itemsize, kernels.masks)
 
     def _places(self, seen: Sequence[Sequence[Sweep]], sweeps: Array) -> Array:
@@ -258,8 +259,8 @@ class Plan:
     def _few(self, sweeps: list[dict[str, int]], has_room: bool) -> tuple[int, int]:
         """How groups of vectors, or planes, are put together to chunks: their number, and bytes of memory."""
         kernels, words = self.owner.kernels, self.words
-        pieces = max(-(-own["num_vectors"] // kernel.VECTORS) for own in sweeps)
-        planes, wide = words["images"] * self.groups, kernel.VECTORS * kernels.lanes
+        pieces = max(-(-own["num_vectors"] // VECTORS) for own in sweeps)
+        planes, wide = words["images"] * self.groups, VECTORS * kernels.lanes
         most = max(1, _CHUNK // 4 // (self.outputs * sum(own["k"] for own in sweeps) * wide))
         words["parts"] = parts = 1 if words["split_bytes"] else -(-pieces // most)
         many = words["planes"] = max(1, min(most // pieces, planes // _FEW_CHUNKS)) if parts == 1 else 1

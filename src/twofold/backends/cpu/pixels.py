@@ -1,6 +1,6 @@
 """Tables of pixels: where vectors of a convolution's result read and write, worked out from its geometry alone.
 
-See Note [Tables of pixels] in kernels/convolving.py.
+See Note [Tables of pixels] in kernels/patching.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.types import Shape
-from .kernels import convolving as kernel
+from .kernels import patching as kernel
 from .kernels.conv import Sweep
 
 Array = np.ndarray[Any, Any]

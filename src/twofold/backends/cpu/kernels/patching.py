@@ -1,0 +1,285 @@
+"""Patches of images as convolutions read them, and results as they are stored: what their open kernels share.
+
+Note [Tables of pixels]
+What depends on geometry alone is worked out beforehand (backends/cpu/convs.py) and kept: for each vector of
+neighbouring pixels of the result a row of `ROW` bytes, which says where they read and write, and for each vector
+and tap a mask of the pixels whose tap is not in the padding. Pixels are numbered through the lines of an image,
+or through all images where these are small. Neighbours read at even distances, but for the ends of lines and
+images, so that a vector consists of a few *segments*, each of which is a load and a masked store; what has more
+than `SEGMENTS` is gathered. Where neighbours are two elements apart, a segment is two loads and a shuffle; these
+read what is between, and beyond, which must be memory of the input: otherwise that vector is gathered.
+Results are stored by the tiles where a panel's pixels are neighbours there, too; otherwise they go through scratch
+memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ....ir.dtypes import DType
+from ..emit import Function, Module, Number, Val, vector
+from ..target import Target
+from .packing import store_masked
+from .product import ProductKernels
+
+SEGMENTS = 4
+TRUE = Val("true", "i1")
+
+# A row of a vector: see Note [Tables of pixels]. Bases and shifts are in bytes, places in elements.
+BASE, READS, LEAST, MOST, OUT, WRITES, DIRECT, COUNT = range(0, 64, 8)
+READ_SEGMENTS, WRITE_SEGMENTS, READ_PLACES, WRITE_PLACES, THERE, ROW = 64, 128, 192, 256, 320, 384
+READING = BASE, READS, READ_SEGMENTS, READ_PLACES
+WRITING = OUT, WRITES, WRITE_SEGMENTS, WRITE_PLACES
+
+# Words of the convolution's kernels, from word 2 on. Strides are in bytes.
+WORDS = (
+    "x", "x_end", "w", "y", "packed", "tiles_at", "x_image", "x_group", "x_channel", "y_image", "y_group",
+    "y_channel", "w_group", "w_line", "w_repeat", "repeats", "columns", "groups", "channels", "outputs", "tiles",
+    "rows", "extra", "x_apart", "y_apart", "sweeps", "num_sweeps", "w_channel", "split_bytes", "split_phase",
+    "split_lines", "split_count", "split_length", "split_apart", "packs", "chunks", "packed_bytes", "places",
+    "together", "parts", "planes", "images",
+)  # fmt: skip
+
+# Words of a sweep. A chunk goes through all sweeps, which write in turns to the same lines of memory.
+SWEEP = (
+    "k", "shifts", "masks", "vectors", "num_vectors", "taps", "packed_at", "depth", "block", "w_shifts",
+)  # fmt: skip
+
+
+class PixelKernels:
+    """The functions that read and write vectors of pixels, of one dtype.
+
+    Args:
+        dtype: float32 or float64.
+        target: the processor.
+    """
+
+    def __init__(self, dtype: DType, target: Target):
+        product = ProductKernels(dtype, target)
+        self.dtype, self.size, self.one = dtype, dtype.itemsize, product.held
+        self.lanes, self.width, self.slots = product.lanes, product.width, product.slots
+        self.tile_step, self.panel_step = product.tile_step, product.panel_step
+        self.masks, self.goes_on, self.tile_rows = product.masks, product.goes_on, product.rows
+        self.step = self.lanes * self.size  # bytes of a vector
+        self.ty = vector(self.one, self.lanes)
+
+    def emit_pixels(self, module: Module) -> None:
+        """Write the functions "patch" and "put"."""
+        self._emit_patch(module)
+        self._emit_put(module)
+
+    # --- reading ------------------------------------------------------------------------------------
+
+    def _emit_patch(self, module: Module) -> None:
+        """The function "patch": a vector of pixels, for k from `begin` to `end`.
+
+        `x` is the first channel of the group of the image, `masks` those of the vector; `step` goes from k to k.
+        """
+        signature = [
+            ("ptr", "words"), ("ptr", "x"), ("ptr", "row"), ("ptr", "masks"), ("ptr", "shifts"), ("i64", "begin"),
+            ("i64", "end"), ("ptr", "target"), ("i64", "step"),
+        ]  # fmt: skip
+        f = Function(module, "patch", signature, attributes="nounwind noinline", private=True)
+        words, x, row, masks, shifts, begin, end, target, step = f.args
+        w = words_of(f, words)
+        channels, plane = w["channels"], w["x_channel"]
+        base, reads, least, most = [f.load("i64", f.at(row, at), 8) for at in (BASE, READS, LEAST, MOST)]
+        start = f.at(x, base)
+        first_tap = f.int(f.div(begin, channels))
+        full = (1 << self.lanes) - 1
+        places = f.load(vector("i32", self.lanes), f.at(row, READ_PLACES), 4)
+        is_apart = f.icmp("sgt", w["x_apart"], 1)
+        is_even = f.icmp("eq", w["x_apart"], 1)
+
+        def tap(t: Any, to: Val) -> list[Val]:
+            skip = f.sub(begin, f.mul(t, channels))
+            skip = f.select(f.icmp("sgt", skip, 0), f.int(skip), f.int(0))
+            count = f.int(f.sub(f.min(channels, f.sub(end, f.mul(t, channels))), skip))
+            bits = f.load("i16", f.at(masks, f.mul(t, 2)), 2)
+            shift = f.load("i64", f.at(shifts, f.mul(t, 8)), 8)
+            at = f.at(start, f.add(shift, f.mul(skip, plane)))
+            mask = mask_of(f, bits, self.lanes)
+            whole = f.icmp("eq", bits, Val(str(full - (full >> 15 << 16)), "i16"))
+            plain = f.op("and", is_even, f.op("and", whole, f.icmp("eq", reads, 1)))
+            reach = [f.value(f"ptrtoint ptr {at.ref} to i64", "i64")]
+            low = f.add(reach[0], least)
+            high = f.add(f.add(reach[0], most), f.add(f.mul(f.sub(count, 1), plane), 2 * self.step))
+            safe = f.op("and", f.icmp("sge", low, w["x"]), f.icmp("sle", high, w["x_end"]))
+            safe = f.op("and", safe, is_apart)
+
+            def copy(_: Any, at: Val, to: Val) -> list[Val]:
+                f.store(f.load(self.ty, at, self.size), to, self.size)
+                return [f.at(at, plane), f.at(to, step)]
+
+            def gather(_: Any, at: Val, to: Val, mask: Val) -> list[Val]:
+                f.store(self._gather(f, at, places, mask), to, self.size)
+                return [f.at(at, plane), f.at(to, step), mask]
+
+            def segments(number: int, load: Callable[[Val, Val, Val], Val]) -> Callable[[], object]:
+                """That many, each read into its lanes."""
+
+                def one(_: Any, to: Val, *carry: Val) -> list[Val]:
+                    v = f.const(0, self.ty)
+                    for at, wanted in zip(carry[:number], carry[number:], strict=True):
+                        v = load(at, wanted, v)
+                    f.store(v, to, self.size)
+                    return [f.at(to, step), *[f.at(at, plane) for at in carry[:number]], *carry[number:]]
+
+                def loop() -> None:
+                    entries = [f.at(row, READ_SEGMENTS + 16 * i) for i in range(number)]
+                    starts = [f.at(at, f.load("i64", entry, 8)) for entry in entries]
+                    own = [f.op("and", bits, f.load("i16", f.at(entry, 8), 2)) for entry in entries]
+                    f.loop(0, count, one, [to, *starts, *[mask_of(f, part, self.lanes) for part in own]])
+
+                return loop
+
+            def near(at: Val, wanted: Val, before: Val) -> Val:
+                return self._merged(f, at, wanted, before)
+
+            def apart(at: Val, wanted: Val, before: Val) -> Val:
+                return f.value(f"select {wanted}, {self._every_second(f, at)}, {before}", self.ty)
+
+            ways: list[tuple[Val, Callable[[], object]]] = [(plain, lambda: f.loop(0, count, copy, [at, to]))]
+            for load, condition in ((near, is_even), (apart, safe)):
+                for number in range(1, SEGMENTS + 1):
+                    fits = f.op("and", condition, f.icmp("eq", reads, number))
+                    ways.append((fits, segments(number, load)))
+            cases(f, [*ways, (TRUE, lambda: f.loop(0, count, gather, [at, to, mask]))])
+            return [f.at(to, f.mul(count, step))]
+
+        f.loop(first_tap, f.div(f.add(end, f.sub(channels, 1)), channels), tap, [target])
+        f.ret()
+        f.finish()
+
+    def _merged(self, f: Function, at: Val, mask: Val, before: Val) -> Val:
+        """What is read where the mask is true, and elsewhere what was there before."""
+        name = f"llvm.masked.load.v{self.lanes}f{8 * self.size}.p0"
+        f.module.declare(name, self.ty, ["ptr", "i32", mask.ty, self.ty])
+        return f.value(f"call {self.ty} @{name}(ptr {at.ref}, i32 {self.size}, {mask}, {before})", self.ty)
+
+    def _every_second(self, f: Function, at: Val) -> Val:
+        """Elements 0, 2, 4, ... of memory."""
+        a, b = (f.load(self.ty, f.at(at, half * self.step), self.size) for half in (0, 1))
+        order = ", ".join(f"i32 {2 * i}" for i in range(self.lanes))
+        return f.value(f"shufflevector {a}, {b}, <{self.lanes} x i32> <{order}>", self.ty)
+
+    def _gather(self, f: Function, at: Val, places: Val, mask: Val) -> Val:
+        many = vector("ptr", self.lanes)
+        where = f.value(f"getelementptr {self.one}, ptr {at.ref}, {places}", many)
+        name = f"llvm.masked.gather.v{self.lanes}f{8 * self.size}.v{self.lanes}p0"
+        f.module.declare(name, self.ty, [many, "i32", mask.ty, self.ty])
+        return f.value(
+            f"call {self.ty} @{name}({where}, i32 {self.size}, {mask}, {self.ty} zeroinitializer)", self.ty
+        )
+
+    def _scatter(self, f: Function, v: Val, at: Val, places: Val, mask: Val) -> None:
+        many = vector("ptr", self.lanes)
+        where = f.value(f"getelementptr {self.one}, ptr {at.ref}, {places}", many)
+        name = f"llvm.masked.scatter.v{self.lanes}f{8 * self.size}.v{self.lanes}p0"
+        f.module.declare(name, "void", [self.ty, many, "i32", mask.ty])
+        f.emit(f"call void @{name}({v}, {where}, i32 {self.size}, {mask})")
+
+    # --- writing ------------------------------------------------------------------------------------
+
+    def _emit_put(self, module: Module) -> None:
+        """The function "put": store a vector's results, which lie `step` apart for the channels."""
+        signature = [
+            ("ptr", "words"), ("ptr", "row"), ("ptr", "source"), ("i64", "step"), ("ptr", "y"), ("i64", "outputs"),
+        ]  # fmt: skip
+        f = Function(module, "put", signature, attributes="nounwind noinline", private=True)
+        words, row, source, step, y, outputs = f.args
+        w, lanes = words_of(f, words), self.lanes
+        plane, is_apart = w["y_channel"], f.icmp("eq", w["y_apart"], 2)
+        writes = f.load("i64", f.at(row, WRITES), 8)
+        to = f.at(y, f.load("i64", f.at(row, OUT), 8))
+
+        def each(body: Callable[..., None], *carry: Val) -> Callable[[], object]:
+            """For all channels."""
+
+            def one(_: Any, at: Val, to: Val, *carry: Val) -> list[Val]:
+                body(f.load(self.ty, at, self.size), to, *carry)
+                return [f.at(at, step), f.at(to, plane), *carry]
+
+            return lambda: f.loop(0, outputs, one, [source, *carry])
+
+        def near(v: Val, to: Val, mask: Val) -> None:
+            store_masked(f, v, to, self.dtype, lanes, mask)
+
+        def apart(v: Val, to: Val, low: Val, high: Val) -> None:
+            for half, mask in enumerate((low, high)):
+                order = ", ".join(f"i32 {(i + half * lanes) // 2}" for i in range(lanes))
+                twice = f.value(f"shufflevector {v}, {v}, <{lanes} x i32> <{order}>", self.ty)
+                store_masked(f, twice, f.at(to, half * self.step), self.dtype, lanes, mask)
+
+        def segment(i: Any) -> None:
+            entry = f.at(row, f.add(f.mul(i, 16), WRITE_SEGMENTS))
+            at, bits = f.at(to, f.load("i64", entry, 8)), f.load(f"i{2 * lanes}", f.at(entry, 8), 8)
+            high = f.op("lshr", bits, Val(str(lanes), bits.ty))
+            low, high = (mask_of(f, half, lanes) for half in (bits, high))
+            cases(f, [(is_apart, each(apart, at, low, high)), (TRUE, each(near, at, low))])
+
+        def scattered(v: Val, to: Val, mask: Val) -> None:
+            self._scatter(f, v, to, places, mask)
+
+        f.loop(0, writes, segment)
+        places = f.load(vector("i32", lanes), f.at(row, WRITE_PLACES), 4)
+        mask = mask_of(f, f.load("i16", f.at(row, THERE), 2), lanes)
+        f.when(f.icmp("eq", writes, 0), each(scattered, to, mask))
+        f.ret()
+        f.finish()
+
+    # --- tables -------------------------------------------------------------------------------------
+
+    def row(self, f: Function, s: Any, v: Any) -> Val:
+        return f.at(pointer(f, s["vectors"]), f.mul(v, ROW))
+
+    def each_sweep(self, f: Function, w: Any, body: Callable[[dict[str, Val], Val], None]) -> None:
+        """Call `body` with the words of every sweep, and where they are."""
+
+        def one(j: Any) -> None:
+            at = f.at(pointer(f, w["sweeps"]), f.mul(j, 8 * len(SWEEP)))
+            body(self.sweep_at(f, at), at)
+
+        f.loop(0, w["num_sweeps"], one)
+
+    @staticmethod
+    def sweep_at(f: Function, at: Val) -> dict[str, Val]:
+        return {name: f.load("i64", f.at(at, 8 * place), 8) for place, name in enumerate(SWEEP)}
+
+
+def words_of(f: Function, words: Val) -> dict[str, Val]:
+    return {name: f.load("i64", f.at(words, 8 * place), 8) for place, name in enumerate(WORDS, 2)}
+
+
+def pointer(f: Function, address: Val) -> Val:
+    return f.value(f"inttoptr i64 {address.ref} to ptr", "ptr")
+
+
+def set_word(f: Function, words: Val, word: int, value: Number) -> None:
+    f.store(f.int(value), f.at(words, 8 * word), 8)
+
+
+def share(f: Function, total: Val, part: Number, parts: Val) -> tuple[Val, Val]:
+    """The beginning and end of a part of what there is."""
+    begin, end = (f.div(f.mul(p, total), parts) for p in (part, f.add(part, 1)))
+    return f.int(begin), f.int(end)
+
+
+def mask_of(f: Function, bits: Val, lanes: int) -> Val:
+    """The lowest bits as a mask."""
+    return f.value(f"bitcast {f.convert('trunc', bits, f'i{lanes}')} to <{lanes} x i1>", vector("i1", lanes))
+
+
+def cases(f: Function, choices: Sequence[tuple[Val, Callable[[], object]]]) -> None:
+    """The code of the first case whose condition holds."""
+    after = f.label("after")
+    for condition, body in choices:
+        inside, other = f.label("case"), f.label("other")
+        f.emit(f"br i1 {condition.ref}, label %{inside}, label %{other}")
+        f.start(inside)
+        body()
+        f.emit(f"br label %{after}")
+        f.start(other)
+    f.emit(f"br label %{after}")
+    f.start(after)
