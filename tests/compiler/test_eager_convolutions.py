@@ -8,7 +8,8 @@ from turns import on_threads
 import twofold as tw
 import twofold.nn.functional as F
 from twofold.backends.cpu import convs, jit
-from twofold.backends.cpu.target import AVX2, SSE2
+from twofold.backends.cpu.open import text_of
+from twofold.backends.cpu.target import AVX2, NEON, SSE2
 from twofold.compiler import eager_convolutions
 from twofold.ir.dtypes import BY_NAME
 from twofold.ir.primitive import PRIMITIVES
@@ -48,6 +49,7 @@ GEOMETRIES = [
     ((3, 4, 300), (2, 4, 7), 2, 3, 1, 1),
     ((2, 3, 5, 6, 7), (17, 3, 3, 2, 3), 1, 1, 1, 1),
     ((2, 3, 5, 9, 7), (3, 1, 2, 3, 2), 2, 1, 1, 3),
+    ((1, 300, 7, 7), (260, 300, 3, 3), 2, 1, 1, 1),  # rows shared out
 ]
 
 
@@ -170,6 +172,11 @@ def test_other_processors_have_the_same_bits(dtype, target):
         same(other.plan(x.shape, w.shape, **params)(x, w), y)
         params = {"input_size": x.shape[2:], **params}
         same(other.plan(y.shape, w.shape, **params)(y, w), INPUT_GRAD(y, w, **params))
+
+
+def test_other_architectures_have_code():
+    text = text_of(convs.module_of(BY_NAME["float32"], NEON))
+    assert jit.object_code(text, NEON)
 
 
 def test_threads_of_python_do_not_disturb_each_other():

@@ -246,7 +246,8 @@ class Plan:
         kernels, words = self.owner.kernels, self.words
         panels = max(-(-own["num_vectors"] // 2) for own in sweeps)
         items, work = words["images"] * self.groups, self.outputs * kernels.width
-        group = -(-_CHUNK // (work * sum(own["k"] for own in sweeps)))
+        depth = sum(own["k"] for own in sweeps)
+        group = -(-_CHUNK // (work * depth))
         if any(own["block"] < words["tiles"] for own in sweeps):
             # the more panels, the less often weights come from farther away
             group = max(group, panels * items // _FEW_CHUNKS)
@@ -254,7 +255,9 @@ class Plan:
         group = max(1, min(group, panels, _PATCHES // panel_bytes))
         words["parts"] = parts = -(-panels // group)
         room = self.outputs * kernels.panel_step if has_room else 0
-        return items * parts, -(-panels // parts) * (panel_bytes + room)
+        splits = min(words["tiles"], -(-_FEW_CHUNKS // (2 * items * parts)))
+        splits = words["row_splits"] = max(1, min(splits, group * work * depth // _CHUNK))
+        return items * parts * splits, -(-panels // parts) * (panel_bytes + room)
 
     def _few(self, sweeps: list[dict[str, int]], has_room: bool) -> tuple[int, int]:
         """How groups of vectors, or planes, are put together to chunks: their number, and bytes of memory."""

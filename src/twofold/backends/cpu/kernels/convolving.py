@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from .. import open as _open
-from ..emit import Function, Module, Val
+from ..emit import Function, Module, Number, Val
 from .fewchannels import FEW, FewKernels
 from .packing import first_lanes, load_masked, transposed
 from .patching import COUNT, DIRECT, OUT, TRUE, WORDS, cases, pointer, set_word, share, words_of
@@ -81,7 +82,7 @@ class ConvolutionKernels(FewKernels):
 
                 def tile(t: Any) -> None:
                     more = f.convert("zext", f.icmp("slt", t, w["extra"]), "i64")
-                    row = f.add(f.mul(t, w["rows"]), f.min(t, w["extra"]))
+                    row = self._first_row(f, w, t)
                     lines = f.at(starts, f.mul(more, 8 * self.slots))
                     here, number = f.at(at, f.mul(row, w["w_line"])), f.add(f.mul(group, w["tiles"]), t)
                     for v in range(self.slots // self.lanes):
@@ -142,7 +143,7 @@ class ConvolutionKernels(FewKernels):
     # --- the product --------------------------------------------------------------------------------
 
     def _emit_convolve(self, module: Module) -> None:
-        """The kernel "convolve": chunks are some panels of pixels of an image, or of all, for a group."""
+        """The kernel "convolve": chunks are some panels of an image, or of all, for a group or some of its rows."""
         f = kernel_function(module, "convolve")
         words, first, last, _ = f.args
         w = words_of(f, words)
@@ -150,8 +151,10 @@ class ConvolutionKernels(FewKernels):
         own = self._product_words(f, w)
 
         def one(i: Any) -> None:
+            split, i = f.rem(i, w["row_splits"]), f.div(i, w["row_splits"])
             part, i = f.rem(i, w["parts"]), f.div(i, w["parts"])
             group, image = f.rem(i, w["groups"]), f.div(i, w["groups"])
+            first_tile, last_tile = share(f, w["tiles"], split, w["row_splits"])
             x = f.at(pointer(f, w["x"]), f.add(f.mul(image, w["x_image"]), f.mul(group, w["x_group"])))
             y = f.at(pointer(f, w["y"]), f.add(f.mul(image, w["y_image"]), f.mul(group, w["y_group"])))
 
@@ -172,12 +175,14 @@ class ConvolutionKernels(FewKernels):
                     above = f.at(a, f.mul(k, self.tile_step))
 
                     def tiles(t: Any) -> None:
-                        self._multiply(f, w, s, own, above, scratch, room, y, begin, end, t)
+                        stop = f.int(f.min(f.add(t, s["block"]), last_tile))
+                        self._multiply(f, w, s, own, above, scratch, room, y, begin, end, t, stop)
 
-                    f.loop(0, w["tiles"], tiles, step=s["block"])
+                    f.loop(first_tile, last_tile, tiles, step=s["block"])
 
                 f.loop(0, s["k"], block, step=s["depth"])
-                f.loop(begin, end, lambda p: self._spread(f, words, w, s, room, y, begin, p))
+                rows = [f.int(self._first_row(f, w, t)) for t in (first_tile, last_tile)]
+                f.loop(begin, end, lambda p: self._spread(f, words, w, s, room, y, begin, p, rows))
 
             self.each_sweep(f, w, sweep)
 
@@ -215,12 +220,16 @@ class ConvolutionKernels(FewKernels):
 
         f.loop(begin, end, panel)
 
+    @staticmethod
+    def _first_row(f: Function, w: Any, t: Number) -> Number:
+        return f.add(f.mul(t, w["rows"]), f.min(t, w["extra"]))
+
     def _multiply(
-        self, f: Function, w: Any, s: Any, own: Val, a: Val, b: Val, room: Val, y: Val, begin: Any, end: Any, t: Any
-    ) -> None:
-        """A block of row tiles from `t` on, for all panels."""
-        row = f.add(f.mul(t, w["rows"]), f.min(t, w["extra"]))
-        stop = f.min(f.add(t, s["block"]), w["tiles"])
+        self, f: Function, w: Any, s: Any, own: Val, a: Val, b: Val, room: Val, y: Val, begin: Any, end: Any,
+        t: Any, stop: Val,
+    ) -> None:  # fmt: skip
+        """Row tiles from `t` to `stop`, for all panels."""
+        row = self._first_row(f, w, t)
         a = f.at(a, f.mul(t, f.mul(s["k"], self.tile_step)))
 
         def panel(p: Any) -> None:
@@ -240,13 +249,17 @@ class ConvolutionKernels(FewKernels):
         """Where the results of a panel lie that is not stored by the tiles."""
         return f.at(room, f.mul(number, f.mul(w["outputs"], self.panel_step)))
 
-    def _spread(self, f: Function, words: Val, w: Any, s: Any, room: Val, y: Val, begin: Any, p: Any) -> None:
-        """Store the results of a panel, if they lie in scratch memory."""
+    def _spread(
+        self, f: Function, words: Val, w: Any, s: Any, room: Val, y: Val, begin: Any, p: Any, rows: Sequence[Val]
+    ) -> None:
+        """Store the results of a panel, the rows from the first to before the last, if they are in memory."""
+        first, last = rows
         source, step = self._room(f, w, room, f.sub(p, begin)), f.int(self.panel_step)
+        source, to = f.at(source, f.mul(first, step)), f.at(y, f.mul(first, w["y_channel"]))
 
         def vector(v: Any) -> None:
             at = f.at(source, f.mul(f.rem(v, 2), self.step))
-            f.call("put", [words, self.row(f, s, v), at, step, y, w["outputs"]])
+            f.call("put", [words, self.row(f, s, v), at, step, to, f.int(f.sub(last, first))])
 
         v = f.mul(p, 2)
         direct = f.icmp("sgt", f.load("i64", f.at(self.row(f, s, v), DIRECT), 8), 0)
