@@ -14,6 +14,7 @@ import twofold.nn.functional as F
 from twofold import nn
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
+COMPLEX_EACH = 8  # one program of so many computes with complex numbers
 BOUND = 200.0  # larger values are not wanted: their rounding errors would hide mistakes
 
 
@@ -141,6 +142,8 @@ class Writer:
             (self.scan, 1),
             (self.windowed, 1),
         ]
+        if self.source.seed % COMPLEX_EACH == COMPLEX_EACH - 1:
+            makers.append((self.complexes, 12))
         return self.rng.choices([m for m, _ in makers], [w for _, w in makers])[0]()
 
     def unary(self) -> Any:
@@ -383,6 +386,16 @@ class Writer:
         )
         exact = False
         return text.replace("$", v.name), [v], exact
+
+    def complexes(self) -> Any:
+        """Real numbers by way of complex ones."""
+        a = self.pick("float")
+        b = self.mate(a)
+        if a.tensor.dtype.name not in ("float32", "float64"):
+            raise LookupError
+        z, w = f"tw.complex({a.name}, {b.name})", f"tw.complex({b.name}, {a.name})"
+        text = self.rng.choice(_COMPLEX).replace("$z", z).replace("$w", w)
+        return text + self.rng.choice((".real", ".imag", ".abs()")), [a, b], False
 
     def select(self) -> Any:
         rng = self.rng
@@ -688,6 +701,39 @@ _BINARY = [
     ("tw.logaddexp($a, $b)", False, False),
     ("$a.where($a > $b, $b)", True, True),
     ("($a - $b).square()", True, False),
+]
+
+_COMPLEX = [
+    "$z",
+    "($z * 1j - 0.5)",
+    "($z * $w)",
+    "($z - $w * $z)",
+    "($z / ($w.abs() + 0.5))",
+    "($z / ($w * $w.conj() + 1))",
+    "($z * 0.1).exp()",
+    "($z * 0.1).expm1()",
+    "($z * $z.conj() + 1 + $w * 0.1).log()",
+    "($z * 0.01).log1p()",
+    "($z * 0.1 + 2).sqrt()",
+    "($z * 0.1 + 2).rsqrt()",
+    "($z * 0.1).tanh()",
+    "($z * 0.1).sigmoid()",
+    "($z * 0.1).sin()",
+    "($z * 0.1).cosh()",
+    "($z * 0.02).atan()",
+    "(($z * 0.1 + 3) ** 1.5)",
+    "(($z * 0.1 + 3) ** ($w * 0.1))",
+    "$z.sum(-1)",
+    "$z.mean(0)",
+    "$z.cumsum(-1)",
+    "($z * 0.1 + 1).prod(-1)",
+    "($z * 0.1 + 1).cumprod(0)",
+    "($z @ $w.mT * 0.1)",
+    "($z.mT @ $z * 0.1)",
+    "tw.where($z.abs() < 2, $z, $w)",
+    "tw.cat(($z, $w), -1)",
+    "$z.mT.flip(0)[1:]",
+    "$z.to(tw.complex64)",
 ]
 
 
