@@ -26,8 +26,8 @@ Pairs = tuple[tuple[int, int], ...]
 
 _LITTLE = 1 << 21  # multiply-adds that an entry does
 _OWN = 1 << 20  # bytes of an entry's memory
-_SCRATCH = 600 << 10  # bytes of transformed tiles and products that a worker holds at a time
-_FEW_CHUNKS = 16
+_SCRATCH = 400 << 10  # bytes of transformed tiles and products that a worker holds at a time
+_FEW_CHUNKS = 8
 _TOGETHER = 2 << 20  # bytes of images that are laid before they are read
 _WEIGHTS = 4 << 20  # bytes of transformed weights that are made before they are read
 _CHUNK = 1 << 14  # elements of a chunk of laying
@@ -263,7 +263,7 @@ class Filter(_Task):
         blocks = -(-lines // max(1, most // across))
         block = -(-lines // blocks)
         blocks = -(-lines // block)
-        splits = min(panels, -(-_FEW_CHUNKS // (blocks * parts)))
+        splits = min(panels, -(-_few_chunks() // (blocks * parts)))
         count = block * tiles
         words |= {
             "at_tiles": code.tiles, "inner": inner, "outputs": outputs, "width": columns, "panels": panels,
@@ -295,7 +295,7 @@ class Gather(_Task):
         tiles = images * down * across
         pieces, groups, per = groups_of_tiles(tiles, inputs, outputs)
         partials = -(-tiles // per)
-        splits = min(panels, -(-_FEW_CHUNKS // (pieces * groups)))
+        splits = min(panels, -(-_few_chunks() // (pieces * groups)))
         row, wide = pixels[0] + PAD, -(-panels // splits)
         fits = max(16, _SCRATCH // (16 // pieces * (row + wide * columns * 4)))
         block = -(-per // -(-per // fits))
@@ -366,6 +366,11 @@ def _lay(images: int, shape: Shape, low: Sequence[int], size: tuple[int, int], p
         "count": count, "rows": size[0], "cols": size[1], "pixel": pixel, "items": images * size[0],
         "per_chunk": max(1, _CHUNK // (size[1] * pixel // 4)),
     }  # fmt: skip
+
+
+def _few_chunks() -> int:
+    """How many chunks should be made where some work is done in each of them."""
+    return max(_FEW_CHUNKS, 2 * get_num_threads())
 
 
 def _lay_chunks(words: dict[str, int]) -> int:
