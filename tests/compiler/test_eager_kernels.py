@@ -37,10 +37,6 @@ def test_kernels_agree_with_the_reference(name):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale)
 
 
-def test_all_that_is_installed_is_tested_here():
-    assert CASES.keys() == eager._LARGE | eager._HEAVY
-
-
 @pytest.mark.parametrize(
     "fn",
     [

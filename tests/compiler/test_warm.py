@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 
-from twofold.backends.cpu import convs, jit, maps, recurrences, reductions, weight_grads
-from twofold.compiler import eager_maps, eager_recurrent, eager_reductions, warm
+from twofold.backends.cpu import convs, jit, maps, pools, recurrences, reductions, weight_grads
+from twofold.compiler import eager_maps, eager_pools, eager_recurrent, eager_reductions, eager_scatter, warm
 from twofold.ir import config
 from twofold.ir.dtypes import float16, float32
 from twofold.ir.primitive import PRIMITIVES
@@ -22,6 +22,7 @@ def test_what_is_warm_is_not_compiled_again(tmp_path, monkeypatch):
     monkeypatch.setattr(eager_maps, "EXACT", ("where", "cast"))
     monkeypatch.setattr(eager_reductions, "NAMES", ("sum",))
     monkeypatch.setattr(eager_recurrent, "NAMES", ("rnn",))
+    monkeypatch.setattr(eager_pools, "NAMES", ("sum_pool",))
     with config.CACHE_DIR.set(tmp_path):
         lines: list[str] = []
         warm.warm(lines.append)
@@ -53,6 +54,12 @@ def test_what_is_warm_is_not_compiled_again(tmp_path, monkeypatch):
         for dims in ((0,), (1,), (0, 1)):
             total(x, dims=dims, keepdim=False)
             total(np.ones((300, 200), np.float16), dims=dims, keepdim=False)
+        monkeypatch.setattr(pools, "_entries", {})
+        monkeypatch.setattr(eager_scatter, "_made", {})
+        window = {"kernel": (2,), "stride": (2,), "padding": ((0, 0),), "dilation": (1,)}
+        eager_pools.Pools(PRIMITIVES["sum_pool"]).run(np.ones((1, 2, 30), x.dtype), **window)
+        scatter = eager_scatter.Sums(PRIMITIVES["scatter_add"]).run
+        scatter(x, np.zeros((1, 70), np.int64), x, dim=0)
         monkeypatch.setattr(recurrences, "_entry", [])
         layer = eager_recurrent.Recurrences(PRIMITIVES["rnn"]).run
         for kind, reverse in (("tanh", False), ("relu", True)):

@@ -1,5 +1,5 @@
-"""Eager operations on the compiler's kernels: here those that are programs of one node, convolutions, pools,
-recurrent layers and sums by index; the others are in eager_maps.py, eager_reductions.py and eager_products.py.
+"""Eager operations on the compiler's kernels: those on open kernels are in modules of their own, eager_maps.py and
+its neighbours; here are programs of one node, for what these leave out.
 
 Note [What runs natively]
 Whether an operation runs on a kernel is a function of its primitive, dtypes and shapes alone, so that
@@ -37,29 +37,25 @@ from . import (
     eager_pools,
     eager_recurrent,
     eager_reductions,
+    eager_scatter,
 )
 from .eager_products import run_natively
 
 Array = np.ndarray[Any, Any]
 
-_ELEMENTS = 1 << 15  # of the largest array: fewer take NumPy less time than a program's start is worth
 _PROGRAM = 1 << 16  # bytes, about, of a program besides its memory for values
-_LARGE = frozenset(("scatter_add",))
-_HEAVY: frozenset[str] = frozenset()
 
 
 def install() -> None:
     """Let eager code use native operations; only what the first of them needs loads LLVM."""
     if config.EAGER_KERNELS.value:
-        for name in sorted(_LARGE | _HEAVY):
-            p = PRIMITIVES[name]
-            p.run = _Native(p).run
         run_natively(PRIMITIVES["matmul"])
-        eager_convolutions.run_natively(lambda p: _Native(p, always=True).run)
+        eager_convolutions.run_natively(lambda p: _Native(p).run)
         eager_maps.run_natively()
         eager_reductions.run_natively()
         eager_recurrent.run_natively()
         eager_pools.run_natively()
+        eager_scatter.run_natively()
         eager_complex.run_natively()
         control.run_as_eager_code()
         eager_draws.run_natively()
@@ -68,9 +64,8 @@ def install() -> None:
 class _Native:
     """How eager code evaluates one primitive: on kernels where that is worth it."""
 
-    def __init__(self, p: Primitive, always: bool = False):
+    def __init__(self, p: Primitive):
         self.p = p
-        self._least = 1 if always or p.name in _HEAVY else _ELEMENTS
         self._reference = runner(p)
         self._programs: dict[Any, Any] = {}
         self._largest: dict[Any, int] = {}  # number of items, by everything else
@@ -78,7 +73,7 @@ class _Native:
     def run(self, *values: Any, **params: Any) -> Any:
         """Results for arrays and Python numbers, as `Primitive.run`."""
         for v in values:
-            if v.__class__ is _ndarray and v.size >= self._least:
+            if v.__class__ is _ndarray and v.size:
                 return self._run_large(values, params)
         return self._reference(*values, **params)
 

@@ -16,12 +16,17 @@ from ..backends.cpu.emit import Module
 from ..backends.cpu.jit import is_cached, object_codes
 from ..backends.cpu.kernels.drawing import KINDS
 from ..backends.cpu.kernels.mapping import MapKernel, flat_entry, has_map, node_of
+from ..backends.cpu.kernels.pooling import PoolKernels
 from ..backends.cpu.kernels.product import ProductKernels
 from ..backends.cpu.kernels.recurring import RecurringKernels, call_entry
 from ..backends.cpu.kernels.recurring import node_of as node_of_layer
 from ..backends.cpu.kernels.reducing import ReduceKernels, reduce_entry
+from ..backends.cpu.kernels.scattering import ScatterKernels
 from ..backends.cpu.kernels.turning import BITS
 from ..backends.cpu.open import text_of
+from ..backends.cpu.pools import entry_module
+from ..backends.cpu.pools import module_of as pool_module
+from ..backends.cpu.scatters import module_of as scatter_module
 from ..backends.cpu.target import host
 from ..backends.cpu.weight_grads import module_of as weight_grads_module
 from ..backends.cpu.winograds import modules as winograd_modules
@@ -30,7 +35,7 @@ from ..ir.dtypes import DType, bfloat16, bool_, float16, float32, float64, int32
 from ..ir.errors import TwofoldError
 from ..ir.primitive import PRIMITIVES
 from ..primitives.recurrent import ACTIVATIONS
-from . import eager_maps, eager_recurrent, eager_reductions
+from . import eager_maps, eager_pools, eager_recurrent, eager_reductions
 
 _FLOATING = (float32, float64, float16, bfloat16)
 _COMMON = (*_FLOATING, int64, int32, bool_)
@@ -56,6 +61,8 @@ def warm(tell: Callable[[str], object] = print) -> None:
         "convolutions": _convolutions,
         "weight gradients": _weight_gradients,
         "3 x 3 convolutions": lambda: iter(winograd_modules(host())),
+        "pools": _pools,
+        "sums by index": _scatters,
         "random numbers": _draws,
         "copies": _copies,
     }
@@ -144,6 +151,16 @@ def _convolutions() -> Iterator[Module]:
 
 def _weight_gradients() -> Iterator[Module]:
     return (weight_grads_module(dtype, host()) for dtype in _FLOATING)
+
+
+def _pools() -> Iterator[Module]:
+    yield from map(entry_module, (2, 3))
+    for name, dtype in itertools.product(eager_pools.NAMES, _FLOATING):
+        yield pool_module(PoolKernels(name, dtype, host()), host())
+
+
+def _scatters() -> Iterator[Module]:
+    return (scatter_module(ScatterKernels(d, host()), host()) for d in _COMMON if d is not bool_)
 
 
 def _draws() -> Iterator[Module]:

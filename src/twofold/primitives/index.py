@@ -25,7 +25,7 @@ from ..ir.primitive import ErrorSample, Primitive, Sample
 from ..ir.types import Shape, TensorType, broadcast_shapes, contiguous_strides
 from ._rules import check_dim, check_dtype, draw, unbroadcast
 from .elementwise import cast, eq, where
-from .movement import full, pad
+from .movement import expand, full, pad
 from .movement import slice as slice_
 
 Array = np.ndarray[Any, Any]
@@ -301,7 +301,12 @@ def _nonzero(x: Array) -> Array:
 
 
 def _zeros(like: TensorType) -> Any:
-    return full(shape=like.shape, value=0, dtype=like.dtype)
+    if like.size < _FEW:
+        return full(shape=like.shape, value=0, dtype=like.dtype)
+    return expand(full(shape=(), value=0, dtype=like.dtype), shape=like.shape)  # nobody has to copy these
+
+
+_FEW = 1 << 12  # elements
 
 
 def _to_src(g: Any, src: TensorType) -> Any:

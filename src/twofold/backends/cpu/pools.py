@@ -113,9 +113,7 @@ class Pool:
         target = target or host()
         self.kernels = kernels = PoolKernels(name, dtype, target)
         self.name, self.dtype = name, dtype.numpy
-        module = Module(target.half)
-        kernels.emit(module)
-        self._code = _open.Loaded(module, target)
+        self._code = _open.Loaded(module_of(kernels, target), target)
         self._at = {kernel: self._code.address(kernel) for kernel in kernels.names}
         self.plans: dict[Any, Plan] = {}
 
@@ -183,6 +181,20 @@ class Pool:
             return not words[BAD]
 
 
+def module_of(kernels: PoolKernels, target: Target) -> Module:
+    """The code for a pool."""
+    module = Module(target.half)
+    kernels.emit(module)
+    return module
+
+
+def entry_module(arrays: int) -> Module:
+    """The code of an entry for a number of arrays."""
+    module = Module(host().half)
+    pool_entry(module, arrays)
+    return module
+
+
 _memory: list[Array] = []
 
 
@@ -201,8 +213,6 @@ def entry(arrays: int) -> Callable[..., Any]:
     """`f(words of a plan, *arrays)` for what is little; returns the words if an index was out of range."""
     made = _entries.get(arrays)
     if made is None:
-        module = Module(host().half)
-        name = pool_entry(module, arrays)
-        loaded = _open.Loaded(module)
-        made = _entries.setdefault(arrays, (loaded.entry(name), loaded))
+        loaded = _open.Loaded(entry_module(arrays))
+        made = _entries.setdefault(arrays, (loaded.entry(f"pool{arrays}"), loaded))
     return made[0]

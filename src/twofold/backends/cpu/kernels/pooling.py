@@ -49,14 +49,13 @@ def words_of(f: Function) -> Words:
     return {n: f.load("ptr" if n in _POINTERS else "i64", f.at(args, 8 * (i + 2)), 8) for i, n in enumerate(POOL)}
 
 
-def pool_entry(module: Module, arrays: int) -> str:
-    """A function for Python, `f(plan, *arrays)`: runs a kernel; returns its name.
+def pool_entry(module: Module, arrays: int) -> None:
+    """Write a function for Python, `pool{arrays}(plan, *arrays)`, that runs a kernel.
 
     The plan is the table, with the kernel's address and its number of chunks; the arrays' addresses become the
     first words. Returns the plan if an index was out of range, otherwise the first array.
     """
-    name = f"pool{arrays}"
-    f, _, (plan, *given) = entry(module, name, arrays + 1)
+    f, _, (plan, *given) = entry(module, f"pool{arrays}", arrays + 1)
     words = data(f, plan)
     for i, array in enumerate(given):
         f.store(data(f, array), f.at(words, 8 * (i + 2)), 8)
@@ -65,7 +64,6 @@ def pool_entry(module: Module, arrays: int) -> str:
     code, chunks = f.load("ptr", f.at(words, 8 * CODE), 8), f.load("i64", f.at(words, 8 * CHUNKS), 8)
     f.emit(f"call void {code.ref}({words}, i64 0, {chunks}, i64 0)")
     leave(f, f.select(f.icmp("eq", f.load("i64", bad, 8), 0), given[0], plan))
-    return name
 
 
 def _numbers(lanes: int, ty: str, step: int = 1) -> Val:
@@ -343,19 +341,21 @@ def shuffled(f: Function, a: Val, b: Val, picks: Sequence[int]) -> Val:
 
 
 def gathered(f: Function, address: Val, places: Val, dtype: DType, lanes: int, mask: Val, fill: float) -> Val:
-    """Elements at places, in bytes, in the lanes of a mask."""
+    """Elements at places, in bytes, in the lanes of a mask; see Note [Masked halves] in access.py."""
     ty = registers.STORED[dtype.name]
-    wide, many = vector(ty, lanes), vector("ptr", lanes)
+    moved = _MOVED[ty]
+    wide, many = vector(moved, lanes), vector("ptr", lanes)
     at = f.value(f"getelementptr i8, ptr {address.ref}, {places}", many)
-    name = f"llvm.masked.gather.v{lanes}{_SHORT[ty]}.v{lanes}p0"
+    name = f"llvm.masked.gather.v{lanes}{_SHORT.get(moved, moved)}.v{lanes}p0"
     f.module.declare(name, wide, [many, "i32", mask.ty, wide])
     zero = Val("zeroinitializer", wide)
     v = f.value(f"call {wide} @{name}({at}, i32 {dtype.itemsize}, {mask}, {zero})", wide)
-    v = registers.from_memory(f, v, dtype)
+    v = registers.from_memory(f, f.convert("bitcast", v, ty), dtype)
     return f.select(mask, v, f.const(fill, v.ty)) if fill else v
 
 
-_SHORT = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16"}
+_MOVED = {"float": "float", "double": "double", "half": "i16", "bfloat": "i16"}
+_SHORT = {"float": "f32", "double": "f64"}
 
 
 class _GradLine:
@@ -404,14 +404,15 @@ class _GradLine:
 
     def _scatter(self, v: Val, q: Number, r: Number, out: Val) -> None:
         f, w, lanes, dtype = self.f, self.w, self.lanes, self.k.dtype
-        v = registers.to_memory(f, v, dtype)
+        moved = _MOVED[registers.STORED[dtype.name]]
+        v = f.convert("bitcast", registers.to_memory(f, v, dtype), moved)
         wide = vector("i64", lanes)
         group = f.op("add", _numbers(lanes, "i64"), f.splat(f.int(q), lanes))
         column = f.op("add", f.op("mul", group, f.splat(f.int(w["sw"]), lanes)), f.splat(f.int(r), lanes))
         mask = f.icmp("ult", column, f.splat(f.int(w["w"]), lanes))
         places, many = f.op("mul", column, f.const(self.size, wide)), vector("ptr", lanes)
         at = f.value(f"getelementptr i8, ptr {out.ref}, {places}", many)
-        name = f"llvm.masked.scatter.v{lanes}{_SHORT[registers.STORED[dtype.name]]}.v{lanes}p0"
+        name = f"llvm.masked.scatter.v{lanes}{_SHORT.get(moved, moved)}.v{lanes}p0"
         f.module.declare(name, "void", [v.ty, many, "i32", mask.ty])
         f.emit(f"call void @{name}({v}, {at}, i32 {self.size}, {mask})")
 
