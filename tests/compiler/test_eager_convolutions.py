@@ -43,6 +43,7 @@ GEOMETRIES = [
     ((2, 20, 19, 22), (20, 1, 3, 3), 1, 1, 1, 20),  # depthwise
     ((2, 20, 19, 22), (20, 1, 3, 3), 2, 1, 1, 20),
     ((2, 20, 19, 22), (20, 1, 5, 5), 3, 0, 1, 20),
+    ((2, 5, 18, 70), (5, 1, 3, 3), (1, 2), 1, 1, 5),
     ((2, 6, 19, 22), (12, 1, 3, 3), 2, 1, 1, 6),  # two channels for each
     ((2, 9, 30, 31), (3, 9, 5, 5), 2, 2, 1, 1),  # few channels
     ((3, 4, 70), (33, 4, 7), 2, 3, 1, 1),
@@ -110,7 +111,7 @@ def test_operands_of_any_layout():
             same(got, CONV(np.ascontiguousarray(other), np.ascontiguousarray(weight), **params))
 
 
-@pytest.mark.parametrize("geometry", [GEOMETRIES[i] for i in (0, 3, 15, 16, 19)], ids=str)
+@pytest.mark.parametrize("geometry", [GEOMETRIES[i] for i in (0, 3, 15, 16, 20)], ids=str)
 def test_what_is_not_finite_stays_in_its_windows(geometry):
     x, w, params = arrays(*geometry)
     for value in (np.nan, np.inf):

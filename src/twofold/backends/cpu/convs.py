@@ -117,7 +117,7 @@ class Plan:
             seen = []
         self._tables: list[Array] = []
         self.words = self._describe(stride)
-        self._split(stride)
+        self._split(stride, len(seen) == len(sweeps))
         self._cut(seen)
         self._dtype = owner.dtype.numpy
         self._make = np.empty if len(seen) == len(sweeps) else np.zeros  # some positions may see nothing
@@ -145,21 +145,28 @@ class Plan:
         words["x_apart" if self.is_adjoint else "y_apart"] = 1
         return words
 
-    def _split(self, stride: Shape) -> None:
+    def _split(self, stride: Shape, is_whole: bool) -> None:
         """Whether planes are split by the stride, see Note [Few channels]."""
         size, itemsize, words = self.x[2:], self.owner.dtype.itemsize, self.words
-        self.plane = Plane.of(size)
-        if not self.is_few or self.is_adjoint or self.channels > 1 or max(stride) == 1 or not math.prod(size):
+        self.plane, self.result = Plane.of(size), Plane.of(self.shape[2:])
+        if self.outputs != 1 or self.channels != 1 or max(stride) == 1 or not is_whole:
             return
-        plane = Plane.of(size, stride)
+        plane = Plane.of(self.shape[2:] if self.is_adjoint else size, stride)
         nbytes = -(-plane.elements * itemsize // 64) * 64
         if nbytes > _SPLIT:
             return
-        self.plane = plane
-        words["x_apart"], words["split_apart"] = 1, stride[-1]
-        words["split_bytes"], words["split_phase"] = nbytes, plane.phases[-1] * itemsize
+        if self.is_adjoint:
+            self.result = plane
+        else:
+            self.plane = plane
+        words["splits"], words["x_apart"], words["y_apart"] = 1 + self.is_adjoint, 1, 1
+        words["split_apart"], words["split_bytes"], words["split_phase"] = (
+            stride[-1],
+            nbytes,
+            plane.phases[-1] * itemsize,
+        )
         words["split_lines"] = self._address(plane.lines() * itemsize)
-        words["split_count"], words["split_length"] = math.prod(size[:-1]), size[-1]
+        words["split_count"], words["split_length"] = math.prod(plane.size[:-1]), plane.size[-1]
 
     def _cut(self, seen: Sequence[Sequence[Sweep]]) -> None:
         """Everything about sweeps: their words, chunks, and memory."""
@@ -213,7 +220,7 @@ class Plan:
         """The words of a sweep, and whether memory is needed for its results, or patches if channels are few."""
         kernels, itemsize, words = self.owner.kernels, self.owner.dtype.itemsize, self.words
         steps, images = (math.prod(self.x[1:]), math.prod(self.shape[1:])), self.x[0] if together else 1
-        table, masks = tables(parts, self.plane, steps, self.shape[2:], images, kernels.lanes, itemsize)
+        table, masks = tables(parts, self.plane, self.result, steps, images, kernels.lanes, itemsize)
         numbers = tap_numbers(parts, self.kernel_size)
         own = dict.fromkeys(SWEEP, 0)
         own["taps"], own["k"], own["num_vectors"] = len(numbers), len(numbers) * self.channels, len(table)

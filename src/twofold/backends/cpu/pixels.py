@@ -87,14 +87,13 @@ def tap_numbers(parts: Sequence[Sweep], kernel_size: Shape) -> Array:
 
 
 def tables(
-    parts: Sequence[Sweep], plane: Plane, image: tuple[int, int], y: Shape, images: int, lanes: int, itemsize: int
+    parts: Sequence[Sweep], plane: Plane, y: Plane, image: tuple[int, int], images: int, lanes: int, itemsize: int
 ) -> tuple[Array, Array]:
     """The rows of a sweep's vectors, without `DIRECT` and `COUNT`, and masks for each vector and tap.
 
     Args:
-        plane: of the input.
-        image: elements from image to image of the input and the result.
-        y: spatial size of the result.
+        plane, y: of the input and the result.
+        image: elements from image to image of both.
         images: through which pixels are counted.
     """
     counts = [s.count for s in parts]
@@ -105,9 +104,9 @@ def tables(
     which, *index = np.unravel_index(np.minimum(number, pixels - 1), (images, *counts))
     reads, writes = which * image[0], which * image[1]
     inside = _bits(there[None])
-    for d, (s, i, step) in enumerate(zip(parts, index, strides(y), strict=True)):
+    for d, (s, i) in enumerate(zip(parts, index, strict=True)):
         reads = reads + i * (s.stride // plane.factors[d] * plane.steps[d])
-        writes = writes + (i * s.step + s.start) * step
+        writes = writes + y.place(d, i * s.step + s.start)
         positions = i * s.stride + seen(s)[:, None]
         own = _bits(((positions >= 0) & (positions < plane.size[d])).reshape(-1, vectors, lanes))
         inside = (inside[:, None] & own).reshape(-1, vectors)
@@ -117,7 +116,7 @@ def tables(
     shift = _describe(table, kernel.READING, reads.reshape(vectors, lanes), apart, there, itemsize)
     table[:, kernel.LEAST // 8] = shift.min(axis=1) * itemsize
     table[:, kernel.MOST // 8] = shift.max(axis=1) * itemsize
-    apart = 2 if parts[-1].step == 2 else 1
+    apart = 2 if parts[-1].step == 2 * y.factors[-1] else 1
     _describe(table, kernel.WRITING, writes.reshape(vectors, lanes), apart, there, itemsize)
     return table, np.ascontiguousarray(inside.T, np.uint16)
 

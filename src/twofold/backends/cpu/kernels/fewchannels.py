@@ -2,9 +2,9 @@
 
 Note [Few channels]
 Results of few channels in a group, as of a depthwise convolution, are not worth packing for. Their sums are in
-registers, the pixels are loaded where they are, and the weights one by one. Where a plane that makes one channel
+registers, the pixels are loaded where they are, and the weights one by one. Where a plane that makes one plane
 is read in strides, it is first split into planes of the elements that are a stride apart, so that these are
-neighbours.
+neighbours; one that would be written in strides is computed in such planes, which are merged at the end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FewKernels(PixelKernels):
         w = words_of(f, words)
         scratch = scratch_of(f)
         room = f.at(scratch, w["split_bytes"])
-        splits = f.icmp("sgt", w["split_bytes"], 0)
+        splits, merges = f.icmp("eq", w["splits"], 1), f.icmp("eq", w["splits"], 2)
 
         is_one = f.icmp("eq", f.int(f.mul(w["outputs"], w["channels"])), 1)
 
@@ -50,6 +50,7 @@ class FewKernels(PixelKernels):
                 weight = f.at(pointer(f, w["w"]), f.mul(group, w["w_group"]))
                 f.when(splits, lambda: self._split(f, w, x, scratch))
                 x = f.select(splits, scratch, x)
+                result = f.select(merges, scratch, y)
 
                 def sweep(s: dict[str, Val], at: Val) -> None:
                     pieces = f.int(f.div(f.add(s["num_vectors"], VECTORS - 1), VECTORS))
@@ -58,15 +59,16 @@ class FewKernels(PixelKernels):
 
                     def some(v: Any) -> None:
                         names = [f"few{rows}" for rows in range(1, FEW + 1)]
-                        args = [words, at, x, weight, y, f.int(v), room]
+                        args = [words, at, x, weight, result, f.int(v), room]
                         switch(f, f.int(f.sub(w["outputs"], 1)), names, args)
 
                     def depthwise() -> None:
-                        f.call("depthwise", [words, at, x, weight, y, begin, end, room])
+                        f.call("depthwise", [words, at, x, weight, result, begin, end, room])
 
                     cases(f, [(is_one, depthwise), (TRUE, lambda: f.loop(begin, end, some, step=VECTORS))])
 
                 self.each_sweep(f, w, sweep)
+                f.when(merges, lambda: self._merge(f, w, scratch, y))
 
             f.loop(plane, f.min(f.add(plane, w["planes"]), f.mul(w["images"], w["groups"])), each)
 
@@ -149,16 +151,40 @@ class FewKernels(PixelKernels):
                 place = f.add(f.mul(f.rem(j, between), phase), f.mul(f.div(j, between), self.size))
                 f.store(f.load(self.one, f.at(at, f.mul(j, self.size)), self.size), f.at(out, place), self.size)
 
-            cases(
-                f,
-                [
-                    (
-                        f.icmp("eq", between, 2),
-                        lambda: f.loop(0, f.div(f.add(length, 1), 2), pairs, step=self.lanes),
-                    ),
-                    (TRUE, lambda: f.loop(0, length, element)),
-                ],
-            )
+            half = f.div(f.add(length, 1), 2)
+            two = (f.icmp("eq", between, 2), lambda: f.loop(0, half, pairs, step=self.lanes))
+            cases(f, [two, (TRUE, lambda: f.loop(0, length, element))])
+
+        f.loop(0, w["split_count"], line)
+
+    def _merge(self, f: Function, w: Any, x: Val, to: Val) -> None:
+        """Copy a plane that is split to where it is not."""
+        between, phase, lines = w["split_apart"], w["split_phase"], pointer(f, w["split_lines"])
+        length, lanes = w["split_length"], self.lanes
+
+        def line(i: Any) -> None:
+            at = f.at(x, f.load("i64", f.at(lines, f.mul(i, 8)), 8))
+            out = f.at(to, f.mul(i, f.mul(length, self.size)))
+
+            def pairs(j: Any) -> None:
+                here, left = f.at(at, f.mul(j, self.size)), f.sub(length, f.mul(j, 2))
+                v = []
+                for odd in (0, 1):
+                    mask = first_lanes(f, f.div(f.add(left, 1 - odd), 2), lanes)
+                    v.append(load_masked(f, f.at(here, f.mul(phase, odd)), self.dtype, lanes, mask))
+                for half in (0, 1):
+                    order = ", ".join(f"i32 {i // 2 + half * lanes // 2 + i % 2 * lanes}" for i in range(lanes))
+                    own = f.value(f"shufflevector {v[0]}, {v[1]}, <{lanes} x i32> <{order}>", self.ty)
+                    there = f.at(f.at(out, f.mul(j, 2 * self.size)), half * self.step)
+                    store_masked(f, own, there, self.dtype, lanes, first_lanes(f, f.sub(left, half * lanes), lanes))
+
+            def element(j: Any) -> None:
+                place = f.add(f.mul(f.rem(j, between), phase), f.mul(f.div(j, between), self.size))
+                f.store(f.load(self.one, f.at(at, place), self.size), f.at(out, f.mul(j, self.size)), self.size)
+
+            half = f.div(f.add(length, 1), 2)
+            two = (f.icmp("eq", between, 2), lambda: f.loop(0, half, pairs, step=lanes))
+            cases(f, [two, (TRUE, lambda: f.loop(0, length, element))])
 
         f.loop(0, w["split_count"], line)
 

@@ -36,9 +36,9 @@ WRITING = OUT, WRITES, WRITE_SEGMENTS, WRITE_PLACES
 WORDS = (
     "x", "x_end", "w", "y", "packed", "tiles_at", "x_image", "x_group", "x_channel", "y_image", "y_group",
     "y_channel", "w_group", "w_line", "w_repeat", "repeats", "columns", "groups", "channels", "outputs", "tiles",
-    "rows", "extra", "x_apart", "y_apart", "sweeps", "num_sweeps", "w_channel", "split_bytes", "split_phase",
-    "split_lines", "split_count", "split_length", "split_apart", "packs", "chunks", "packed_bytes", "places",
-    "together", "parts", "planes", "images", "row_splits",
+    "rows", "extra", "x_apart", "y_apart", "sweeps", "num_sweeps", "w_channel", "splits", "split_bytes",
+    "split_phase", "split_lines", "split_count", "split_length", "split_apart", "packs", "chunks", "packed_bytes",
+    "places", "together", "parts", "planes", "images", "row_splits",
 )  # fmt: skip
 
 # Words of a sweep. A chunk goes through all sweeps, which write in turns to the same lines of memory.
