@@ -117,7 +117,7 @@ def _div(x: Pair, y: Pair) -> Pair:
     large, small = turned.where(d, c), turned.where(c, d)
     zero = large.apply("eq", 0)
     ratio = zero.where(small, small / large)
-    scale = large * 0 + 1
+    scale = large.number(1.0)
     scale = zero.where(scale / abs(large), scale / (large + small * ratio))
     p, q = turned.where(b, a), turned.where(a, b)
     re, im = p + q * ratio, q - p * ratio
@@ -146,13 +146,20 @@ def _is(name: str, *others: Any) -> Callable[[Pair], Part]:
     return lambda x: x[0].apply(name, *others).apply("bitwise_and", x[1].apply(name, *others))
 
 
+_FAR = 1e100
+
+
 # --- functions ------------------------------------------------------------------------------------
 
 
 def _exp(x: Pair) -> Pair:
-    size = x[0].apply("exp")
-    im = size * x[1].apply("sin")
-    return size * x[1].apply("cos"), x[1].apply("eq", 0).where(x[1], im)
+    a, b = x
+    size = a.apply("exp")
+    lost = b.apply("isfinite").apply("logical_not")  # the angle; of a size that is 0 or infinite that size remains
+    nothing, endless = (a.apply("eq", limit).apply("bitwise_and", lost) for limit in (-math.inf, math.inf))
+    re = nothing.where(0.0, endless.where(math.inf, size * b.apply("cos")))
+    zero = b.number(0.0).apply("copysign", b)
+    return re, b.apply("eq", 0).where(b, nothing.where(zero, size * b.apply("sin")))
 
 
 def _expm1(x: Pair) -> Pair:
@@ -187,10 +194,6 @@ def _sqrt(x: Pair) -> Pair:
     return infinite.where(math.inf, re), infinite.where(b, im)
 
 
-def _one(x: Pair) -> Pair:
-    return x[0] * 0 + 1, x[1] * 0
-
-
 def _plus(x: Pair, n: float) -> Pair:
     return x[0] + n, x[1]
 
@@ -212,11 +215,14 @@ def _reciprocal(x: Pair) -> Pair:
 
 
 def _sinh(x: Pair) -> Pair:
-    return x[0].apply("sinh") * x[1].apply("cos"), x[0].apply("cosh") * x[1].apply("sin")
+    a, b = x
+    return a.apply("sinh") * b.apply("cos"), b.apply("eq", 0).where(b, a.apply("cosh") * b.apply("sin"))
 
 
 def _cosh(x: Pair) -> Pair:
-    return x[0].apply("cosh") * x[1].apply("cos"), x[0].apply("sinh") * x[1].apply("sin")
+    a, b = x
+    flat = b * b.number(1.0).apply("copysign", a)
+    return a.apply("cosh") * b.apply("cos"), b.apply("eq", 0).where(flat, a.apply("sinh") * b.apply("sin"))
 
 
 def _tanh(x: Pair) -> Pair:
@@ -238,26 +244,44 @@ def _conj_product(x: Pair, y: Pair) -> Pair:
 def _asin(x: Pair) -> Pair:
     below, above = _sqrt((-x[0] + 1, -x[1])), _sqrt(_plus(x, 1))
     re = x[0].apply("atan2", below[0] * above[0] - below[1] * above[1])
-    return re, _conj_product(below, above)[1].apply("asinh")
+    near = re, _conj_product(below, above)[1].apply("asinh")
+    return _where(_is_far(x), (x[0].apply("atan2", abs(x[1])), _log_far(x).apply("copysign", x[1])), near)
 
 
 def _acos(x: Pair) -> Pair:
     below, above = _sqrt((-x[0] + 1, -x[1])), _sqrt(_plus(x, 1))
-    return below[0].apply("atan2", above[0]) * 2, _conj_product(above, below)[1].apply("asinh")
+    near = below[0].apply("atan2", above[0]) * 2, _conj_product(above, below)[1].apply("asinh")
+    return _where(_is_far(x), (abs(x[1]).apply("atan2", x[0]), _log_far(x).apply("copysign", -x[1])), near)
 
 
 def _acosh(x: Pair) -> Pair:
     below, above = _sqrt(_plus(x, -1)), _sqrt(_plus(x, 1))
-    return _conj_product(below, above)[0].apply("asinh"), below[1].apply("atan2", above[0]) * 2
+    near = _conj_product(below, above)[0].apply("asinh"), below[1].apply("atan2", above[0]) * 2
+    return _where(_is_far(x), (_log_far(x), x[1].apply("atan2", x[0])), near)
+
+
+def _is_far(x: Pair) -> Part:
+    """Whether 1 beside a number's square is nothing by far, and its square might be too large."""
+    return abs(x[0]).apply("gt", _FAR).apply("bitwise_or", abs(x[1]).apply("gt", _FAR))
+
+
+def _log_far(x: Pair) -> Part:
+    """log |2 z|"""
+    return _abs(x).apply("log") + math.log(2)
 
 
 def _atanh(x: Pair) -> Pair:
-    """Of the right half-plane, where 1 + 4 a / ... does not vanish; the function is odd."""
+    """Of the right half-plane, where 1 + 4 a / ... does not vanish; the function is odd. Far out it is 1 / z beside
+    a quarter turn, and very near to 1 the square of the distance vanishes."""
     a, b = abs(x[0]), x[1]
     distance = (-a + 1) * (-a + 1) + b * b
     re = (a * 4 / distance).apply("log1p") * 0.25
+    pole = _abs((-a + 1, b)).apply("log") * -0.5 + math.log(2) / 2
+    re = distance.apply("lt", 1e-290).where(pole, re)
     im = (b * 2).apply("atan2", (-a + 1) * (a + 1) - b * b) * 0.5
-    return re.apply("copysign", x[0]), im
+    far, infinite = _is_far(x), _abs(x).apply("eq", math.inf)
+    re = far.where(infinite.where(0.0, _reciprocal((a, b))[0]), re)
+    return re.apply("copysign", x[0]), far.where(b.number(math.pi / 2).apply("copysign", b), im)
 
 
 def _pow(x: Pair, y: Pair) -> Pair:
