@@ -75,7 +75,13 @@ class _Array(Part):
         p = PRIMITIVES[name]
         if p.run is None:
             p.run = runner(p)
-        return _Array(p.run(self.array, *[o.array if isinstance(o, _Array) else o for o in others], **params))
+        return _Array(p.run(self.array, *[o.array if o.__class__ is _Array else o for o in others], **params))
+
+    def __add__(self, o: Any) -> _Array:  # NumPy's bits, and sooner
+        return _Array(np.add(self.array, o.array))
+
+    def __sub__(self, o: Any) -> _Array:
+        return _Array(np.subtract(self.array, o.array))
 
     def number(self, value: float) -> _Array:
         return _Array(np.array(value, self.array.dtype))
