@@ -236,8 +236,7 @@ def _parse(text: str) -> inspect.Signature:
 def _operator(name: str, fn: Any) -> inspect.Signature:
     if len(inspect.signature(fn).parameters) == 1:
         return _parse("(self) -> Tensor")
-    in_place = "change" in fn.__code__.co_names
-    return _parse(f"(self, other: Operand) -> {'Self' if in_place else 'Tensor'}")
+    return _parse(f"(self, other: Operand) -> {'Self' if name.startswith('__i') else 'Tensor'}")
 
 
 def _result_is_self(name: str, signature: inspect.Signature) -> inspect.Signature:

@@ -85,6 +85,33 @@ CASES = {
         [floats(2, 3, 4, seed=0), floats(2, 5, 4, seed=1), floats(2, 5, 6, seed=2)],
     ),
 }  # fmt: skip
+WITHOUT_GRADIENT = {
+    "any": lambda x: (x > 1).any(1),
+    "all": lambda x: (x > -1).all(),
+    "argmax": lambda x: x.argmax(0, keepdim=True),
+    "argmin": lambda x: x.argmin(),
+}
+CASES |= {
+    "norm": (lambda x: x.norm(), [floats(5, 7)]),
+    "norm, of rows": (lambda x: x.norm(3, dim=1, keepdim=True), [floats(5, 7)]),
+    "clamp": (lambda x: x.clamp(-0.5, 1), [floats(5, 7)]),
+    "clamp, to tensors": (lambda x, low: x.clamp(low), [floats(5, 7), floats(7, seed=1)]),
+    "tril": (lambda x: x.tril(1), [floats(5, 7)]),
+    "triu": (lambda x: x.triu(), [floats(2, 5, 7)]),
+    "max_along": (lambda x: x.max(1).values, [floats(5, 7)]),
+    "min_along": (lambda x: x.min(0, keepdim=True)[0], [floats(5, 7)]),
+    "gather": (lambda x, i: x.gather(1, i), [floats(5, 7), tw.tensor([[1, 2, -1, 1, 0]] * 4)]),
+    "cumsum": (lambda x: x.cumsum(1), [floats(5, 7)]),
+    "sort": (lambda x: x.sort(0, descending=True).values, [floats(5, 7)]),
+    "topk": (lambda x: x.topk(3).values, [floats(5, 7)]),
+    "einsum": (lambda x, y: tw.einsum("bij,kj->bki", x, y), [floats(2, 5, 7), floats(3, 7, seed=1)]),
+    "product_with_vector": (lambda x, y: x @ y, [floats(2, 5, 7), floats(7, seed=1)]),
+    "product_with_vector, first": (lambda x, y: x @ y, [floats(5), floats(5, 7, seed=1)]),
+    "product_with_vector, both": (lambda x, y: x @ y, [floats(5), floats(5, seed=1)]),
+    "addmm": (lambda x, a, b: tw.addmm(x, a, b, alpha=0.5), [floats(7), floats(5, 3), floats(3, 7, seed=1)]),
+    "baddbmm": (lambda x, a, b: x.baddbmm(a, b), [floats(2, 5, 7), floats(2, 5, 3), floats(2, 3, 7, seed=1)]),
+    "constant_pad": (lambda x: F.pad(x, (1, 2, 0, 1), value=2.0), [floats(5, 7)]),
+}
 for name in ("silu", "mish", "leaky_relu", "elu", "selu", "celu", "hardtanh", "relu6", "hardswish", "hardsigmoid"):
     CASES[name] = (getattr(F, name), [floats(5, 7)])
 for name in ("softplus", "softsign"):
@@ -122,7 +149,7 @@ def fused_of(case):
 
 
 def test_every_fused_composite_is_tested_here():
-    assert {case.split(",")[0] for case in CASES} == NAMES.keys()
+    assert {case.split(",")[0] for case in CASES} | WITHOUT_GRADIENT.keys() == NAMES.keys()
 
 
 def fresh(args):
@@ -174,6 +201,18 @@ def test_bits_are_those_of_compiled_code(case):
     _, got = everything(fn, args)
     _, want = everything(tw.compile(fn), args)
     assert same(got, want)
+
+
+@pytest.mark.parametrize("case", WITHOUT_GRADIENT)
+@pytest.mark.parametrize("dtype", [tw.float32, tw.int64])
+def test_what_has_no_gradient(case, dtype):
+    fn = WITHOUT_GRADIENT[case]
+    x = (floats(5, 7) * 2).to(dtype)
+    with config.EAGER_COMPOSITES.set(False):
+        want = fn(x)
+    got = warm(fn, x, times=3)
+    assert fused_of(case).programs
+    assert got.dtype is want.dtype and got.shape == want.shape and not got.requires_grad and (got == want).all()
 
 
 def second(fn, given):
@@ -407,6 +446,21 @@ def test_errors_are_those_of_the_operations():
             F.layer_norm(x, (6,))
         with pytest.raises(ShapeError, match="more than 1 value"):
             F.batch_norm(tw.ones(1, 3), None, None, training=True)
+
+
+def test_errors_of_selections_are_those_of_the_operations():
+    x, i = floats(5, 7), tw.zeros(2, 3, dtype=tw.int64)
+    warm(lambda: x.gather(1, i), times=3)
+    i[1, 2] = 7
+    for _ in range(2):
+        with pytest.raises(OutOfBoundsError, match="index 7 is out of bounds for dimension 1 of size 7"):
+            x.gather(1, i)
+        with pytest.raises(OutOfBoundsError, match="dim 2 is outside"):
+            x.max(2)
+        with pytest.raises(OutOfBoundsError, match="k=8"):
+            x.topk(8)
+        with pytest.raises(ShapeError, match="inner sizes"):
+            x @ tw.ones(6)
 
 
 def test_an_error_changes_no_state():

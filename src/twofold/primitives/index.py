@@ -13,6 +13,7 @@ gradient, as PyTorch's does, which is exact only where no source is overwritten 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -154,18 +155,27 @@ def _out_of_bounds(op: str, error: IndexError, shape: Shape, indices: Any, dims:
     return error
 
 
-def _along(index: Array, dim: int) -> tuple[Any, ...]:
+def along(index: Array, dim: int) -> tuple[Any, ...]:
     """The key that reads or writes places `index` along `dim`."""
     shape = index.shape
-    return tuple(
-        index if d == dim else np.arange(n).reshape((n,) + (1,) * (len(shape) - d - 1)) for d, n in enumerate(shape)
-    )
+    grid = (_small_grid if max(shape) <= _SMALL else _grid)(shape)
+    return (*grid[:dim], index, *grid[dim + 1 :])
+
+
+def _grid(shape: Shape) -> tuple[Array, ...]:
+    """The numbers of the places along each dimension, in arrays that broadcast together."""
+    return tuple([np.arange(n).reshape((n,) + (1,) * (len(shape) - d - 1)) for d, n in enumerate(shape)])
+
+
+_SMALL = 1 << 10
+_small_grid = functools.lru_cache(256)(_grid)
 
 
 def _gather(x: Array, index: Array, *, dim: int) -> Array:
-    flat = np.atleast_1d(x)
     try:
-        return flat[_along(np.atleast_1d(index), dim)].reshape(index.shape)
+        if x.ndim and index.ndim:
+            return x[along(index, dim)]
+        return np.atleast_1d(x)[along(np.atleast_1d(index), dim)].reshape(index.shape)
     except IndexError as e:
         raise _out_of_bounds("gather", e, x.shape, (index,), (dim,)) from None
 
@@ -180,7 +190,7 @@ def _scatter(x: Array, index: Array, src: Array, *, dim: int) -> Array:
     out = np.atleast_1d(x).copy()
     index = np.ascontiguousarray(index)  # NumPy writes in memory order, and the last write wins
     try:
-        out[_along(index, dim)] = np.ascontiguousarray(_cover(src, index))
+        out[along(index, dim)] = np.ascontiguousarray(_cover(src, index))
     except IndexError as e:
         raise _out_of_bounds("scatter", e, x.shape, (index,), (dim,)) from None
     return out.reshape(x.shape)
@@ -191,7 +201,7 @@ def _places(op: str, shape: Shape, index: Array, dim: int) -> Array:
     n = shape[dim]
     if index.size and (index.min() < -n or index.max() >= n):
         raise _out_of_bounds(op, IndexError(), shape, (index,), (dim,))
-    key = _along(np.where(index < 0, index + n, index), dim)
+    key = along(np.where(index < 0, index + n, index), dim)
     strides = contiguous_strides(shape)
     return np.broadcast_to(sum(k * s for k, s in zip(key, strides, strict=True)), index.shape).reshape(-1)
 

@@ -96,12 +96,15 @@ def _where_type(cond: TensorType, x: TensorType, y: TensorType) -> TensorType:
     return TensorType(broadcast_shapes(cond.shape, x.shape, y.shape, op="where"), dtype)
 
 
+_BOOL = np.dtype(np.bool_)
+
+
 def _where(cond: Any, x: Any, y: Any) -> Any:
     if not hasattr(y, "dtype"):
         y = as_operand(y, x.dtype)
     elif not hasattr(x, "dtype"):
         x = as_operand(x, y.dtype)
-    if cond.dtype != np.bool_ or x.dtype != y.dtype:
+    if cond.dtype != _BOOL or x.dtype != y.dtype:
         raise TypeError("where takes a bool condition and two operands of one dtype")
     return np.where(cond, x, y)
 

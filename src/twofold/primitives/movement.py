@@ -472,7 +472,11 @@ def _pad_type(x: TensorType, *, low: Shape, high: Shape, value: Any) -> TensorTy
 
 def _pad(x: Array, *, low: Shape, high: Shape, value: Any) -> Array:
     shape = tuple([a + n + b for a, n, b in zip(low, x.shape, high, strict=True)])
-    out = np.zeros(shape, x.dtype) if _is_zero(value) else np.full(shape, value, x.dtype)
+    if _is_zero(value):
+        out = np.zeros(shape, x.dtype)
+    else:
+        out = np.empty(shape, x.dtype)
+        out.fill(value)
     inside: Any = (*[slice_(a, a + n) for a, n in zip(low, x.shape, strict=True)], ...)
     out[inside] = x
     return out
@@ -591,10 +595,15 @@ def _flip_type(x: TensorType, *, dims: Shape) -> TensorType:
     return x
 
 
+def _flip(x: Array, *, dims: Shape) -> Array:
+    backwards = slice_(None, None, -1)
+    return x[(*[backwards if d in dims else slice_(None) for d in range(x.ndim)], ...)].copy()
+
+
 flip: Primitive = Primitive(
     "flip",
     type_rule=_flip_type,
-    numpy=lambda x, *, dims: np.flip(x, dims).copy(),
+    numpy=_flip,
     vjp=(lambda g, _y, _x, *, dims: flip(g, dims=dims),),
     samples=lambda dtype, rng: (
         Sample((draw(dtype, rng, shape),), {"dims": dims})

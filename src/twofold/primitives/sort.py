@@ -18,7 +18,7 @@ from ..ir.errors import DTypeError, OutOfBoundsError, ShapeError
 from ..ir.primitive import ErrorSample, Primitive, Sample
 from ..ir.types import Shape, TensorType
 from ._rules import check_dim, check_dtype, check_same_dtype, draw
-from .index import scatter
+from .index import along, scatter
 from .movement import full
 
 Array = np.ndarray[Any, Any]
@@ -41,16 +41,17 @@ def _order(x: Array, dim: int, descending: bool) -> Array:
     """Stable places of the sorted elements along `dim`."""
     x = _comparable(x)
     if not descending:
-        return np.argsort(x, axis=dim, kind="stable")
-    backwards = np.argsort(np.flip(x, dim), axis=dim, kind="stable")
-    return x.shape[dim] - 1 - np.flip(backwards, dim)
+        return x.argsort(axis=dim, kind="stable")
+    turned = (*(slice(None),) * dim, slice(None, None, -1))
+    backwards = x[turned].argsort(axis=dim, kind="stable")
+    return x.shape[dim] - 1 - backwards[turned]
 
 
 def _sort(x: Array, *, dim: int, descending: bool) -> tuple[Array, Array]:
     if x.ndim == 0:
         return x.copy(), np.zeros((), np.int64)
     order = _order(x, dim, descending)
-    return np.take_along_axis(x, order, dim), order
+    return x[along(order, dim)], order
 
 
 def _topk_type(x: TensorType, *, k: int, dim: int, largest: bool) -> tuple[TensorType, TensorType]:
@@ -71,7 +72,7 @@ def _topk(x: Array, *, k: int, dim: int, largest: bool) -> tuple[Array, Array]:
         return x.copy(), np.zeros((), np.int64)
     first = (slice(None),) * dim + (slice(k),)
     order = _order(x, dim, largest)[first]
-    return np.take_along_axis(x, order, dim), order
+    return x[along(order, dim)], order
 
 
 def _sort_vjp(g: Any, y: Any, _x: Any, *, dim: int, **_params: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff.bind import bind, no_record
+from ..autodiff.composite import composite
 from ..autodiff.handle import Tensor, wrap
 from ..ir.dtypes import bool_
 from ..ir.errors import DTypeError, TwofoldError
@@ -113,6 +114,7 @@ def _as_tensor(x: Any, like: Tensor) -> Tensor:
 
 
 @function(aliases=("clip",), inplace=True)
+@composite(fused=True)
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Each element limited to [min, max]; either may be a number, a tensor or None.
 

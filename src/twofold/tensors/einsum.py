@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..autodiff.composite import composite
 from ..autodiff.handle import Tensor
 from ..ir.errors import ShapeError
 from ..primitives import elementwise as E
@@ -29,6 +30,7 @@ class Term(NamedTuple):
 
 
 @function(method=False)
+@composite(fused=True)
 def einsum(equation: Any, *operands: Any) -> Tensor:
     """Sums of products of elements, in Einstein's notation.
 

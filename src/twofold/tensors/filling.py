@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff.bind import bind, no_record
+from ..autodiff.composite import composite
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import DType, as_dtype, bool_, float64, get_default_dtype, int64, scalar_dtype
 from ..ir.errors import DTypeError, ShapeError, TwofoldError
@@ -315,6 +316,7 @@ def _triangle(input: Tensor, keep: Callable[[Tensor], Tensor], op: str) -> Tenso
 
 
 @function(inplace=True)
+@composite(fused=True)
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The lower triangle of matrices, zeros above it; `diagonal` moves the border up.
 
@@ -330,6 +332,7 @@ def tril(input: Tensor, diagonal: int = 0) -> Tensor:
 
 
 @function(inplace=True)
+@composite(fused=True)
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The upper triangle of matrices, zeros below it; `diagonal` moves the border up.
 

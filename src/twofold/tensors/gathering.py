@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..autodiff.composite import composite
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import bool_, int64
 from ..ir.errors import DTypeError, OutOfBoundsError, ShapeError
@@ -227,6 +228,7 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
 
 
 @function(dims=True)
+@composite(fused=True)
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """Elements of `input` picked along `dim`: `out[i][j] = input[index[i][j]][j]` for dim 0.
 

@@ -42,8 +42,11 @@ def getitem(x: Tensor, key: Any) -> Tensor:
                 return picked(x, 0, key if key >= 0 else key + shape[0])
         elif isinstance(key, Tensor):
             places = key._value
-            if places.dtype is _INT64 and places.shape and x._value.shape:
+            shape = x._value.shape
+            if places.dtype is _INT64 and places.shape and shape:
                 return bind(I.index, (x, key), _ROWS)
+            if places.dtype is _BOOL and places.shape and places.shape == shape and not _recorded(x, x):
+                return wrap(x._value[places])
         view = _plain_view(x, key if key.__class__ is tuple else (key,))
         if view is not None:
             return view
@@ -372,7 +375,7 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
         x: Any = M.full(shape=(), value=cast_to(input, dtype), dtype=dtype)
         return E.where(condition, x, cast_to(other, dtype))
     x, y = matched("where", input, other)
-    return E.where(condition, x, y)
+    return bind(E.where, (condition, x, y), {})
 
 
 @function(name="where", module=False)
@@ -406,7 +409,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
             f"the complex number {value!r} can't be stored in a tensor of dtype {input.dtype.name}",
             op="masked_fill",
         )
-    return E.where(mask, cast_to(value, input.dtype), input)
+    return bind(E.where, (mask, cast_to(value, input.dtype), input), {})
 
 
 @function

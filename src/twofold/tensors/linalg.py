@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff.bind import bind
+from ..autodiff.composite import composite
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import int64
 from ..ir.errors import DTypeError, ShapeError
@@ -19,6 +20,7 @@ from ..primitives import movement as P
 from ..primitives import reduce as R
 from ..primitives import strided as S
 from ._registry import function
+from ._views import reshaped
 from .promotion import matched, operand, tensor_operand
 
 
@@ -55,8 +57,13 @@ def _inner_mismatch(op: str, a: Tensor, b: Tensor) -> ShapeError:
 def _matmul(a: Tensor, b: Tensor, op: str) -> Tensor:
     if isinstance(a, Tensor) and isinstance(b, Tensor):  # nearly always they fit, and bind is all that is needed
         x, y = a._value, b._value
-        if x.dtype is y.dtype and len(x.shape) == 2 == len(y.shape) and x.shape[1] == y.shape[0]:
-            return bind(L.matmul, (a, b), {})
+        if x.dtype is y.dtype:
+            shape, n = x.shape, len(x.shape)
+            if n > 1 and n == len(y.shape):
+                if shape[-1] == y.shape[-2] and shape[:-2] == y.shape[:-2]:
+                    return bind(L.matmul, (a, b), {})
+            elif (n == 1 and y.shape and shape[0] == y.shape[-2:][0]) or (n and shape[-1:] == y.shape):
+                return product_with_vector(a, b)
     one_dtype(op, a, b)
     if not a.ndim or not b.ndim:
         raise ShapeError(
@@ -64,20 +71,34 @@ def _matmul(a: Tensor, b: Tensor, op: str) -> Tensor:
         )
     if a.shape[-1] != (b.shape[-2] if b.ndim > 1 else b.shape[0]):
         raise _inner_mismatch(op, a, b)
-    if b.ndim == 1:
-        rows = P.reshape(a, shape=(math.prod(a.shape[:-1]), a.shape[-1]))
-        return P.reshape(L.matmul(rows, P.reshape(b, shape=(*b.shape, 1))), shape=a.shape[:-1])
-    if a.ndim == 1:
-        out = L.matmul(P.reshape(a, shape=(1, *a.shape)), b)
-        return P.reshape(out, shape=(*out.shape[:-2], out.shape[-1]))
+    if a.ndim == 1 or b.ndim == 1:
+        return product_with_vector(a, b)
     if b.ndim == 2:  # one large product instead of many small ones
-        rows = P.reshape(a, shape=(math.prod(a.shape[:-1]), a.shape[-1]))
-        return P.reshape(L.matmul(rows, b), shape=(*a.shape[:-1], b.shape[-1]))
-    try:
-        broadcast_shapes(a.shape[:-2], b.shape[:-2], op=op)
-    except ShapeError as error:
-        raise ShapeError(f"a {a.shape} @ b {b.shape}: batch {error.message}", op=op, hint=error.hint) from None
-    return L.matmul(a, b)
+        return reshaped(_product(_rows(a), b), (*a.shape[:-1], b.shape[-1]))
+    if a.shape[:-2] != b.shape[:-2]:
+        try:
+            broadcast_shapes(a.shape[:-2], b.shape[:-2], op=op)
+        except ShapeError as error:
+            raise ShapeError(f"a {a.shape} @ b {b.shape}: batch {error.message}", op=op, hint=error.hint) from None
+    return _product(a, b)
+
+
+@composite(fused=True)
+def product_with_vector(a: Tensor, b: Tensor) -> Tensor:
+    if b.ndim == 1:
+        return reshaped(_product(_rows(a), reshaped(b, (*b.shape, 1))), a.shape[:-1])
+    out = _product(reshaped(a, (1, *a.shape)), b)
+    return reshaped(out, (*out.shape[:-2], out.shape[-1]))
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    out: Tensor = bind(L.matmul, (a, b), {})
+    return out
+
+
+def _rows(x: Tensor) -> Tensor:
+    """All dimensions but the last as one."""
+    return x if x.ndim == 2 else reshaped(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
 @function
@@ -171,7 +192,7 @@ def _dot(a: Tensor, b: Tensor, op: str) -> Tensor:
     one_dtype(op, a, b)
     if a.shape != b.shape:
         raise ShapeError(f"vectors of {a.shape[0]} and {b.shape[0]} elements", op=op)
-    return P.reshape(_matmul(P.reshape(a, shape=(1, *a.shape)), b, op), shape=())
+    return product_with_vector(a, b)
 
 
 @function
@@ -222,7 +243,7 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
     _needs("outer", input, 1, "input")
     _needs("outer", vec2, 1, "vec2")
     a, b = matched("outer", input, vec2)
-    return E.mul(P.reshape(a, shape=(*a.shape, 1)), b)
+    return bind(E.mul, (reshaped(a, (*a.shape, 1)), b), {})
 
 
 def _added(op: str, input: Tensor, product: Tensor, beta: Any, alpha: Any) -> Tensor:
@@ -242,6 +263,7 @@ def _added(op: str, input: Tensor, product: Tensor, beta: Any, alpha: Any) -> Te
 
 
 @function(inplace=True)
+@composite(fused=True)
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """`beta * input + alpha * (mat1 @ mat2)` for matrices; input broadcasts.
 
@@ -254,6 +276,7 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: An
 
 
 @function(inplace=True)
+@composite(fused=True)
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """`beta * input + alpha * (batch1 @ batch2)` for batches of matrices; input broadcasts.
 

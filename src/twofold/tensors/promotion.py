@@ -176,6 +176,11 @@ def matched(op: str, *operands: Any, floating: bool = False) -> Sequence[Any]:
             kind = a._value.dtype
             if kind is b._value.dtype and (not floating or FITS[kind.kind]):
                 return operands
+            if bool(a._value.shape) == bool(b._value.shape):  # of one category
+                dtype = promote(a.dtype, b.dtype)
+                if floating:
+                    dtype = float_dtype(dtype)
+                return cast_to(a, dtype), cast_to(b, dtype)
     found = _agreeing(operands, floating)
     if found is not None:
         return found

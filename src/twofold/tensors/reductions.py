@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..autodiff.bind import bind
+from ..autodiff.composite import composite
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import as_dtype, bool_, int64, uint8
 from ..ir.errors import DTypeError, ShapeError, TwofoldError
@@ -17,6 +18,7 @@ from ..primitives import movement
 from ..primitives import reduce as red
 from ._registry import function
 from ._shapes import sizes
+from ._views import reshaped
 from .attributes import cast
 from .binary import maximum, minimum
 from .comparison import isnan, truth
@@ -134,6 +136,7 @@ def _truth(input: Tensor, dim: Dims, keepdim: bool, empty: bool, op: str) -> Ten
 
 
 @function(dims=True)
+@composite(fused=True)
 def all(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """Whether all elements are not zero; True for none.
 
@@ -145,6 +148,7 @@ def all(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
 
 
 @function(dims=True)
+@composite(fused=True)
 def any(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """Whether an element is not zero; False for none.
 
@@ -169,7 +173,7 @@ def amax(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     tensor([5., 3.])
     """
     x = tensor_operand(input, "amax")
-    return red.amax(x, dims=over(dim, x, "amax"), keepdim=keepdim)
+    return bind(red.amax, (x,), {"dims": over(dim, x, "amax"), "keepdim": keepdim})
 
 
 @function(dims=True)
@@ -183,7 +187,7 @@ def amin(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     tensor([1., 2.])
     """
     x = tensor_operand(input, "amin")
-    return red.amin(x, dims=over(dim, x, "amin"), keepdim=keepdim)
+    return bind(red.amin, (x,), {"dims": over(dim, x, "amin"), "keepdim": keepdim})
 
 
 def _extreme(
@@ -194,9 +198,23 @@ def _extreme(
     if dim is None:
         if 0 in x.shape:
             raise ShapeError(f"shape {x.shape} has no elements, and {op} of nothing has no value", op=op)
-        return whole(x, dims=tuple(range(x.ndim)), keepdim=keepdim)
+        return bind(whole, (x,), {"dims": ALL_DIMS[x.ndim], "keepdim": keepdim})
     if isinstance(dim, Tensor):
         return pairwise(x, dim)
+    return (max_along if at is red.argmax else min_along)(x, dim, keepdim)
+
+
+@composite(fused=True)
+def max_along(x: Tensor, dim: int, keepdim: bool) -> Extreme:
+    return _extreme_along(x, dim, keepdim, "max", red.argmax)
+
+
+@composite(fused=True)
+def min_along(x: Tensor, dim: int, keepdim: bool) -> Extreme:
+    return _extreme_along(x, dim, keepdim, "min", red.argmin)
+
+
+def _extreme_along(x: Tensor, dim: int, keepdim: bool, op: str, at: Any) -> Extreme:
     d = canonical_dim(dim, x.ndim, op=op)
     indices = at(cast(x, uint8) if x.dtype is bool_ else x, dim=d, keepdim=True)
     return _picked(x, indices, d, keepdim)
@@ -206,10 +224,10 @@ def _picked(x: Tensor, indices: Tensor, dim: int, keepdim: bool) -> Extreme:
     """The elements of `x` at `indices`, which kept their dimension."""
     if not x.ndim:
         return Extreme(prim.copy(x), movement.reshape(indices, shape=()))
-    values = places.gather(x, indices, dim=dim)
+    values = bind(places.gather, (x, indices), {"dim": dim})
     if not keepdim:
         shape = x.shape[:dim] + x.shape[dim + 1 :]
-        values, indices = movement.reshape(values, shape=shape), movement.reshape(indices, shape=shape)
+        values, indices = reshaped(values, shape), reshaped(indices, shape)
     return Extreme(values, indices)
 
 
@@ -267,12 +285,13 @@ def _arg(input: Tensor, dim: int | None, keepdim: bool, op: str, at: Any) -> Ten
         return at(x, dim=canonical_dim(dim, x.ndim, op=op), keepdim=keepdim)
     if 0 in x.shape:
         raise ShapeError(f"shape {x.shape} has no elements, and {op} of nothing has no value", op=op)
-    flat = movement.reshape(x, shape=(math.prod(x.shape),))
-    out = at(flat, dim=0, keepdim=False)
-    return movement.reshape(out, shape=(1,) * x.ndim) if keepdim else out
+    flat = x if x.ndim == 1 else reshaped(x, (math.prod(x.shape),))
+    out = bind(at, (flat,), {"dim": 0, "keepdim": False})
+    return reshaped(out, (1,) * x.ndim) if keepdim else out
 
 
 @function(dims=True)
+@composite(fused=True)
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the largest element, in the flattened tensor or along `dim`; the first of several.
 
@@ -287,6 +306,7 @@ def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
 
 
 @function(dims=True)
+@composite(fused=True)
 def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the smallest element, in the flattened tensor or along `dim`; the first of several.
 
@@ -332,6 +352,7 @@ def _root(total: Tensor, root: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 @function(dims=True)
+@composite(fused=True, gathers=True)
 def norm(input: Tensor, p: Any = "fro", dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The p-norm of the elements, over all or over `dim`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..autodiff.composite import composite
 from ..autodiff.handle import Tensor
 from ..ir.dtypes import HALVES, bool_, float32
 from ..ir.errors import ShapeError, TwofoldError
@@ -21,6 +22,7 @@ from .reductions import sum as sum_over
 
 
 @function(inplace=True, dims=True)
+@composite(fused=True)
 def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """The sums of all elements up to each, along `dim`. Integers add up in int64.
 

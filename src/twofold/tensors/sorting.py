@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..autodiff.composite import composite
 from ..autodiff.handle import Tensor, wrap
 from ..ir.dtypes import DType, float32, float64, int32, int64, promote
 from ..ir.errors import DTypeError, OutOfBoundsError, ShapeError, TwofoldError
@@ -37,6 +38,7 @@ class Ordered(NamedTuple):
 
 
 @function(dims=True)
+@composite(fused=True)
 def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Ordered:
     """The elements in order along `dim`, and the places they came from.
 
@@ -70,6 +72,7 @@ def msort(input: Tensor) -> Tensor:
 
 
 @function(dims=True)
+@composite(fused=True)
 def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Ordered:
     """The k largest (or smallest) elements along `dim`, in order, and their places.
 

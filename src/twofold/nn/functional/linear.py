@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from ...autodiff.bind import bind, no_record
 from ...autodiff.composite import composite
 from ...autodiff.handle import Tensor, mode
@@ -84,6 +86,9 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     return M.reshape(y, shape=(*lead, out))
 
 
+_INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
+
+
 def check_indices(indices: Tensor, size: int, op: str, what: str = "embeddings", hint: str | None = None) -> None:
     """Raises: DTypeError unless they are integers; OutOfBoundsError if one is outside [0, size).
 
@@ -95,7 +100,9 @@ def check_indices(indices: Tensor, size: int, op: str, what: str = "embeddings",
         )
     if mode.tracer is not None or 0 in indices.shape:
         return
-    values = indices.detach().numpy()
+    values = indices._value
+    if values.dtype is _INT64 and values.view(_UINT64).max() < size:  # a negative number is a large one there
+        return
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= size:
         wrong = low if low < 0 else high

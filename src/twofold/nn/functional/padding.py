@@ -57,9 +57,14 @@ def _constant(x: Tensor, pairs: Sequence[tuple[int, int]], value: float) -> Tens
         start = tuple(max(-low, 0) for low, _ in pairs)
         stop = tuple(n + min(high, 0) for n, (_, high) in zip(x.shape, pairs, strict=True))
         x = M.slice(x, start=start, stop=stop, step=(1,) * x.ndim)
-    return M.pad(
-        x, low=tuple(max(low, 0) for low, _ in pairs), high=tuple(max(h, 0) for _, h in pairs), value=value
-    )
+    low, high = tuple([max(low, 0) for low, _ in pairs]), tuple([max(high, 0) for _, high in pairs])
+    return constant_pad(x, low, high, value)
+
+
+@composite(fused=True)
+def constant_pad(x: Tensor, low: Sequence[int], high: Sequence[int], value: float) -> Tensor:
+    """`x` with so many elements of a value before and after it in each dimension."""
+    return M.pad(x, low=low, high=high, value=value)
 
 
 def _part(x: Tensor, dim: int, start: int, stop: int) -> Tensor:
