@@ -5,7 +5,15 @@ import re
 import numpy as np
 
 from twofold.backends.cpu import convs, jit, maps, pools, recurrences, reductions, weight_grads
-from twofold.compiler import eager_maps, eager_pools, eager_recurrent, eager_reductions, eager_scatter, warm
+from twofold.compiler import (
+    eager_complex,
+    eager_maps,
+    eager_pools,
+    eager_recurrent,
+    eager_reductions,
+    eager_scatter,
+    warm,
+)
 from twofold.ir import config
 from twofold.ir.dtypes import float16, float32
 from twofold.ir.primitive import PRIMITIVES
@@ -20,6 +28,7 @@ def test_what_is_warm_is_not_compiled_again(tmp_path, monkeypatch):
     monkeypatch.setattr(warm, "_FLOATING", (float32,))
     monkeypatch.setattr(eager_maps, "FUNCTIONS", ("exp", "atan2"))
     monkeypatch.setattr(eager_maps, "EXACT", ("where", "cast"))
+    monkeypatch.setattr(eager_complex, "INEXACT", frozenset(("mul",)))
     monkeypatch.setattr(eager_reductions, "NAMES", ("sum",))
     monkeypatch.setattr(eager_recurrent, "NAMES", ("rnn",))
     monkeypatch.setattr(eager_pools, "NAMES", ("sum_pool",))
@@ -48,6 +57,8 @@ def test_what_is_warm_is_not_compiled_again(tmp_path, monkeypatch):
             ("exp", (x,), {}), ("atan2", (x, x), {}), ("atan2", (x, x[0]), {}), ("atan2", (2.0, x), {}),
             ("where", (np.ones(40_000, bool), np.ones(40_000, np.float32), 0.0), {}),
             ("cast", (np.ones(40_000, np.float32),), {"dtype": float16}),
+            ("mul", (np.ones(5, np.complex64), np.ones(5, np.complex64)), {}),
+            ("mul", (np.ones(5, complex), 2j), {}),
         ]:  # fmt: skip
             eager_maps.Maps(PRIMITIVES[name]).run(*values, **params)
         total = eager_reductions.Reductions(PRIMITIVES["sum"]).run

@@ -31,11 +31,11 @@ from ..backends.cpu.target import host
 from ..backends.cpu.weight_grads import module_of as weight_grads_module
 from ..backends.cpu.winograds import modules as winograd_modules
 from ..ir import config
-from ..ir.dtypes import DType, bfloat16, bool_, float16, float32, float64, int32, int64
+from ..ir.dtypes import DType, bfloat16, bool_, complex64, complex128, float16, float32, float64, int32, int64
 from ..ir.errors import TwofoldError
 from ..ir.primitive import PRIMITIVES
 from ..primitives.recurrent import ACTIVATIONS
-from . import eager_maps, eager_pools, eager_recurrent, eager_reductions
+from . import eager_complex, eager_maps, eager_pools, eager_recurrent, eager_reductions
 
 _FLOATING = (float32, float64, float16, bfloat16)
 _COMMON = (*_FLOATING, int64, int32, bool_)
@@ -55,6 +55,7 @@ def warm(tell: Callable[[str], object] = print) -> None:
     _team._library(), _launch._loaded()  # what starts programs
     kinds: dict[str, Callable[[], Iterator[Module]]] = {
         "element-wise operations": _maps,
+        "complex numbers": _complex,
         "reductions": _reductions,
         "products": _products,
         "recurrent layers": _recurrences,
@@ -86,6 +87,15 @@ def _maps() -> Iterator[Module]:
     for name in (*eager_maps.FUNCTIONS, *eager_maps.EXACT):
         for dtype in _COMMON:
             yield from _maps_of(name, dtype)
+
+
+def _complex() -> Iterator[Module]:
+    """Flat kernels."""
+    for name, dtype in itertools.product(sorted(eager_complex.INEXACT), (complex64, complex128)):
+        operands = eager_maps.arity(name)
+        kernels = eager_complex.map_of(PRIMITIVES[name], [dtype] * operands, {})
+        for pattern, _ in _patterns(operands, False):
+            yield kernels.module(pattern, True)
 
 
 def _maps_of(name: str, dtype: DType) -> Iterator[Module]:
