@@ -220,13 +220,16 @@ class Plan:
         """The words of a sweep, and whether memory is needed for its results, or patches if channels are few."""
         kernels, itemsize, words = self.owner.kernels, self.owner.dtype.itemsize, self.words
         steps, images = (math.prod(self.x[1:]), math.prod(self.shape[1:])), self.x[0] if together else 1
-        table, masks = tables(parts, self.plane, self.result, steps, images, kernels.lanes, itemsize)
+        made = tables(parts, self.plane, self.result, steps, images, kernels.lanes, itemsize)
+        table = made.rows
         numbers = tap_numbers(parts, self.kernel_size)
         own = dict.fromkeys(SWEEP, 0)
-        own["taps"], own["k"], own["num_vectors"] = len(numbers), len(numbers) * self.channels, len(table)
+        own["taps"], own["k"], own["num_vectors"] = len(numbers), len(numbers) * self.channels, made.vectors
+        own["period"], own["blocks"] = made.period, self._address(made.blocks)
+        own["x_step"], own["y_step"] = (step * itemsize for step in made.steps)
         own["shifts"] = self._address(shifts(parts, self.plane) * itemsize)
         own["w_shifts"] = self._address(numbers * itemsize)
-        own["vectors"], own["masks"] = self._address(table), self._address(masks)
+        own["vectors"], own["masks"] = self._address(table), self._address(made.masks)
         depth = own["depth"] = -(-own["k"] // -(-own["k"] // _DEEP)) if kernels.goes_on else own["k"]
         own["block"] = min(words["tiles"], max(1, _CACHED // (depth * kernels.tile_step)))
         if self.is_few:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from .kernels import patching as kernel
 from .kernels.conv import Sweep
 
 Array = np.ndarray[Any, Any]
+
+_BLOCK = 1 << 10  # pixels of a block, at least
 
 
 @dataclass(frozen=True)
@@ -86,39 +88,126 @@ def tap_numbers(parts: Sequence[Sweep], kernel_size: Shape) -> Array:
     return out
 
 
+class Tables(NamedTuple):
+    """The tables of a sweep: see Note [Tables of pixels].
+
+    Attributes:
+        vectors: their number.
+        period: vectors of a block.
+        blocks: for each, which one of those in the tables it is like.
+        rows, masks: of all vectors of some blocks; `DIRECT` and `COUNT` are not written.
+        steps: elements from block to block of the input and the result.
+    """
+
+    vectors: int
+    period: int
+    blocks: Array
+    rows: Array
+    masks: Array
+    steps: tuple[int, int]
+
+
 def tables(
     parts: Sequence[Sweep], plane: Plane, y: Plane, image: tuple[int, int], images: int, lanes: int, itemsize: int
-) -> tuple[Array, Array]:
-    """The rows of a sweep's vectors, without `DIRECT` and `COUNT`, and masks for each vector and tap.
+) -> Tables:
+    """The tables of a sweep.
 
     Args:
         plane, y: of the input and the result.
         image: elements from image to image of both.
         images: through which pixels are counted.
     """
-    counts = [s.count for s in parts]
-    pixels = math.prod(counts) * images
+    geometry = _Geometry(parts, plane, y, image, images)
+    pixels = math.prod(geometry.counts)
     vectors = -(-pixels // lanes)
-    number = np.arange(vectors * lanes)
-    there = (number < pixels).reshape(vectors, lanes)
-    which, *index = np.unravel_index(np.minimum(number, pixels - 1), (images, *counts))
-    reads, writes = which * image[0], which * image[1]
-    inside = _bits(there[None])
-    for d, (s, i) in enumerate(zip(parts, index, strict=True)):
-        reads = reads + i * (s.stride // plane.factors[d] * plane.steps[d])
-        writes = writes + y.place(d, i * s.step + s.start)
-        positions = i * s.stride + seen(s)[:, None]
-        own = _bits(((positions >= 0) & (positions < plane.size[d])).reshape(-1, vectors, lanes))
-        inside = (inside[:, None] & own).reshape(-1, vectors)
-    table = np.zeros((vectors, kernel.ROW // 8), np.int64)
-    table[:, kernel.THERE // 8] = _bits(there)
-    apart = 2 if parts[-1].stride == 2 * plane.factors[-1] else 1
-    shift = _describe(table, kernel.READING, reads.reshape(vectors, lanes), apart, there, itemsize)
-    table[:, kernel.LEAST // 8] = shift.min(axis=1) * itemsize
-    table[:, kernel.MOST // 8] = shift.max(axis=1) * itemsize
-    apart = 2 if parts[-1].step == 2 * y.factors[-1] else 1
-    _describe(table, kernel.WRITING, writes.reshape(vectors, lanes), apart, there, itemsize)
-    return table, np.ascontiguousarray(inside.T, np.uint16)
+    count = geometry.block(lanes)
+    period = -(-count * geometry.unit // lanes)
+    first, blocks = geometry.alike(count, pixels % lanes > 0)
+    places = [geometry.table(number * count, period * lanes, lanes, itemsize) for number in first]
+    rows, masks = (np.concatenate(tables) for tables in zip(*places, strict=True))
+    return Tables(vectors, period, blocks, rows, masks, geometry.steps(count))
+
+
+class _Geometry:
+    """A sweep's pixels, through images if there are several: the outermost dimension is cut into blocks."""
+
+    def __init__(self, parts: Sequence[Sweep], plane: Plane, y: Plane, image: tuple[int, int], images: int):
+        self.parts, self.plane, self.y, self.image = parts, plane, y, image
+        self.counts = [images, *(s.count for s in parts)]
+        self.outer = 0 if images > 1 else 1
+        self.unit = math.prod(self.counts[self.outer + 1 :])  # pixels of one position of the outermost dimension
+
+    def block(self, lanes: int) -> int:
+        """Positions of a block: whole panels; all of them if they are not many."""
+        outer = self.counts[self.outer]
+        count = 2 * lanes // math.gcd(self.unit, 2 * lanes)
+        count *= -(-_BLOCK // (count * self.unit))
+        return count if 2 * count < outer else outer
+
+    def steps(self, count: int) -> tuple[int, int]:
+        """Elements that so many positions are apart, of the input and the result."""
+        if self.outer == 0:
+            return count * self.image[0], count * self.image[1]
+        s = self.parts[0]
+        ends = self.y.place(0, np.array([s.start, s.start + count * s.step]))
+        return count * (s.stride // self.plane.factors[0] * self.plane.steps[0]), int(ends[1] - ends[0])
+
+    def alike(self, count: int, is_cut: bool) -> tuple[list[int], Array]:
+        """Numbers of blocks that differ, and which of these each block is like.
+
+        Args:
+            is_cut: whether the last vector has fewer pixels.
+        """
+        outer = self.counts[self.outer]
+        number = -(-outer // count)
+        known: dict[Any, int] = {}
+        first: list[int] = []
+        blocks = np.zeros(number, np.int64)
+        for b in range(number):
+            begin, end = b * count, min(outer, (b + 1) * count)
+            key = self._inside(begin, end), end - begin < count or (is_cut and b == number - 1)
+            if key not in known:
+                known[key] = len(first)
+                first.append(b)
+            blocks[b] = known[key]
+        return first, blocks
+
+    def _inside(self, begin: int, end: int) -> bytes:
+        """Which taps positions see inside of the input; nothing if they all do."""
+        if not self.outer:
+            return b""
+        s, size = self.parts[0], self.plane.size[0]
+        taps = seen(s)
+        if begin * s.stride + taps[0] >= 0 and (end - 1) * s.stride + taps[-1] < size:
+            return b""
+        positions = np.arange(begin, end)[:, None] * s.stride + taps
+        return ((positions >= 0) & (positions < size)).tobytes()
+
+    def table(self, begin: int, many: int, lanes: int, itemsize: int) -> tuple[Array, Array]:
+        """Rows and masks of a block that begins at a position, with as many pixels."""
+        parts, plane, y, vectors = self.parts, self.plane, self.y, many // lanes
+        pixels = math.prod(self.counts)
+        number = begin * self.unit + np.arange(many)
+        there = (number < pixels).reshape(vectors, lanes)
+        which, *index = np.unravel_index(np.minimum(number, pixels - 1), self.counts)
+        reads, writes = which * self.image[0], which * self.image[1]
+        inside = _bits(there[None])
+        for d, (s, i) in enumerate(zip(parts, index, strict=True)):
+            reads = reads + i * (s.stride // plane.factors[d] * plane.steps[d])
+            writes = writes + y.place(d, i * s.step + s.start)
+            positions = i * s.stride + seen(s)[:, None]
+            own = _bits(((positions >= 0) & (positions < plane.size[d])).reshape(-1, vectors, lanes))
+            inside = (inside[:, None] & own).reshape(-1, vectors)
+        reads, writes = (a - step for a, step in zip((reads, writes), self.steps(begin), strict=True))
+        table = np.zeros((vectors, kernel.ROW // 8), np.int64)
+        table[:, kernel.THERE // 8] = _bits(there)
+        apart = 2 if parts[-1].stride == 2 * plane.factors[-1] else 1
+        shift = _describe(table, kernel.READING, reads.reshape(vectors, lanes), apart, there, itemsize)
+        table[:, kernel.LEAST // 8] = shift.min(axis=1) * itemsize
+        table[:, kernel.MOST // 8] = shift.max(axis=1) * itemsize
+        apart = 2 if parts[-1].step == 2 * y.factors[-1] else 1
+        _describe(table, kernel.WRITING, writes.reshape(vectors, lanes), apart, there, itemsize)
+        return table, np.ascontiguousarray(inside.T, np.uint16)
 
 
 def _describe(
@@ -156,12 +245,13 @@ def mark_direct(table: Array, apart: bool, lanes: int, itemsize: int, masks: boo
     one = (column["WRITES"] == 1) & (not apart)
     first, both, n = one[::2].copy(), count[::2].copy(), len(table) // 2
     first[:n] &= one[1::2] & (column["OUT"][1::2] == column["OUT"][: 2 * n : 2] + lanes * itemsize)
+    first[:n] |= one[: 2 * n : 2] & (count[1::2] == 0)
     both[:n] += count[1::2]
     if not masks:
         first &= both == 2 * lanes
     column["DIRECT"][::2] = np.where(first, both, 0)
     column["COUNT"][::2] = lanes
-    column["COUNT"][: 2 * n : 2] = 2 * lanes
+    column["COUNT"][: 2 * n : 2] = np.where(count[1::2] > 0, 2 * lanes, lanes)
     return bool(first.all())
 
 

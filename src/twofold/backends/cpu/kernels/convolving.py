@@ -204,16 +204,16 @@ class ConvolutionKernels(FewKernels):
         self, f: Function, words: Val, w: Any, s: Any, x: Val, to: Val, begin: Any, end: Any, k: Any, stop: Any
     ) -> None:
         """Patches of panels `begin` to `end`."""
-        masks, shifts = pointer(f, s["masks"]), pointer(f, s["shifts"])
-        line = f.mul(s["taps"], 2)
+        shifts = pointer(f, s["shifts"])
 
         def panel(p: Any) -> None:
             at = f.at(to, f.mul(f.sub(p, begin), s["panel_bytes"]))
 
             def vector(v: Any) -> None:
-                row, own = self.row(f, s, v), f.at(masks, f.mul(v, line))
-                target = f.at(at, f.mul(f.rem(v, 2), self.step))
-                f.call("patch", [words, x, row, own, shifts, f.int(k), f.int(stop), target, f.int(self.panel_step)])
+                (place,) = self.vectors_at(f, s, v, 1)
+                target, start = f.at(at, f.mul(f.rem(v, 2), self.step)), f.at(x, place.x)
+                ks = [f.int(k), f.int(stop)]
+                f.call("patch", [words, start, place.row, place.masks, shifts, *ks, target, f.int(self.panel_step)])
 
             v = f.mul(p, 2)
             f.loop(v, f.min(f.add(v, 2), s["num_vectors"]), vector)
@@ -233,12 +233,12 @@ class ConvolutionKernels(FewKernels):
         a = f.at(a, f.mul(t, f.mul(s["k"], self.tile_step)))
 
         def panel(p: Any) -> None:
-            at = self.row(f, s, f.mul(p, 2))
-            out, direct, count = [f.load("i64", f.at(at, place), 8) for place in (OUT, DIRECT, COUNT)]
+            (place,) = self.vectors_at(f, s, f.mul(p, 2), 1)
+            out, direct, count = [f.load("i64", f.at(place.row, field), 8) for field in (OUT, DIRECT, COUNT)]
             is_direct = f.icmp("sgt", direct, 0)
             cm = f.select(is_direct, w["y_channel"], f.int(self.panel_step))
             set_word(f, own, Word.CM, cm)
-            to = f.select(is_direct, f.at(y, out), self._room(f, w, room, f.sub(p, begin)))
+            to = f.select(is_direct, f.at(y, f.add(out, place.y)), self._room(f, w, room, f.sub(p, begin)))
             columns = f.select(is_direct, direct, count)
             panel_b = f.at(b, f.mul(f.sub(p, begin), s["panel_bytes"]))
             call_tiles(f, pointer(f, w["tiles_at"]), own, a, panel_b, f.at(to, f.mul(row, cm)), t, stop, columns)
@@ -259,9 +259,11 @@ class ConvolutionKernels(FewKernels):
 
         def vector(v: Any) -> None:
             at = f.at(source, f.mul(f.rem(v, 2), self.step))
-            f.call("put", [words, self.row(f, s, v), at, step, to, f.int(f.sub(last, first))])
+            (place,) = self.vectors_at(f, s, v, 1)
+            f.call("put", [words, place.row, at, step, f.at(to, place.y), f.int(f.sub(last, first))])
 
         v = f.mul(p, 2)
-        direct = f.icmp("sgt", f.load("i64", f.at(self.row(f, s, v), DIRECT), 8), 0)
+        (place,) = self.vectors_at(f, s, v, 1)
+        direct = f.icmp("sgt", f.load("i64", f.at(place.row, DIRECT), 8), 0)
         stop = f.min(f.add(v, 2), s["num_vectors"])
         f.loop(v, f.select(direct, f.int(v), f.int(stop)), vector)

@@ -85,35 +85,33 @@ class FewKernels(PixelKernels):
         f = Function(module, "depthwise", signature, attributes="nounwind noinline", private=True)
         words, sweep, x, weight, y, begin, end, room = f.args
         w, s, lanes = words_of(f, words), self.sweep_at(f, sweep), self.lanes
-        masks, shifts, w_shifts = (pointer(f, s[name]) for name in ("masks", "shifts", "w_shifts"))
+        shifts, w_shifts = (pointer(f, s[name]) for name in ("shifts", "w_shifts"))
         is_near = f.op("and", f.icmp("eq", w["x_apart"], 1), f.icmp("eq", w["y_apart"], 1))
-        line = f.mul(s["taps"], 2)
 
         def some(first: Any) -> None:
-            numbers = [f.min(f.add(first, i), f.sub(s["num_vectors"], 1)) for i in range(VECTORS)]
-            table = [self.row(f, s, v) for v in numbers]
+            table = self.vectors_at(f, s, first, VECTORS)
             plain = is_near
-            for row, field in itertools.product(table, (READS, WRITES)):
-                plain = f.op("and", plain, f.icmp("eq", f.load("i64", f.at(row, field), 8), 1))
+            for vector, field in itertools.product(table, (READS, WRITES)):
+                plain = f.op("and", plain, f.icmp("eq", f.load("i64", f.at(vector.row, field), 8), 1))
 
             def sums() -> None:
-                own = [f.at(masks, f.mul(v, line)) for v in numbers]
-                places = [f.load("i64", f.at(row, BASE), 8) for row in table]
+                places = [f.add(f.load("i64", f.at(vector.row, BASE), 8), vector.x) for vector in table]
 
                 def tap(t: Any, *acc: Val) -> list[Val]:
                     at = f.at(x, f.load("i64", f.at(shifts, f.mul(t, 8)), 8))
                     one = f.load(self.one, f.at(weight, f.load("i64", f.at(w_shifts, f.mul(t, 8)), 8)), self.size)
                     one, out = f.splat(one, lanes), []
-                    for mask, place, y in zip(own, places, acc, strict=True):
-                        inside = mask_of(f, f.load("i16", f.at(mask, f.mul(t, 2)), 2), lanes)
+                    for vector, place, y in zip(table, places, acc, strict=True):
+                        inside = mask_of(f, f.load("i16", f.at(vector.masks, f.mul(t, 2)), 2), lanes)
                         v = load_masked(f, f.at(at, place), self.dtype, lanes, inside)
                         out.append(f.intrinsic("fma", [one, v, y]))
                     return out
 
                 acc = f.loop(0, s["taps"], tap, [f.const(0, self.ty)] * VECTORS)
-                for row, v in zip(table, acc, strict=True):
-                    there = mask_of(f, f.load("i16", f.at(row, THERE), 2), lanes)
-                    store_masked(f, v, f.at(y, f.load("i64", f.at(row, OUT), 8)), self.dtype, lanes, there)
+                for vector, v in zip(table, acc, strict=True):
+                    there = mask_of(f, f.load("i16", f.at(vector.row, THERE), 2), lanes)
+                    to = f.at(y, f.add(f.load("i64", f.at(vector.row, OUT), 8), vector.y))
+                    store_masked(f, v, to, self.dtype, lanes, there)
 
             def other() -> None:
                 f.call("few1", [words, sweep, x, weight, y, f.int(first), room])
@@ -197,22 +195,20 @@ class FewKernels(PixelKernels):
         f = Function(module, f"few{rows}", signature, attributes="nounwind noinline", private=True)
         words, sweep, x, weight, y, first, room = f.args
         w, s, lanes = words_of(f, words), self.sweep_at(f, sweep), self.lanes
-        masks, shifts, w_shifts = (pointer(f, s[name]) for name in ("masks", "shifts", "w_shifts"))
-        numbers = [f.min(f.add(first, i), f.sub(s["num_vectors"], 1)) for i in range(VECTORS)]
-        table = [self.row(f, s, v) for v in numbers]
-        own = [f.at(masks, f.mul(v, f.mul(s["taps"], 2))) for v in numbers]
+        shifts, w_shifts = (pointer(f, s[name]) for name in ("shifts", "w_shifts"))
+        table = self.vectors_at(f, s, first, VECTORS)
         is_near = f.icmp("eq", w["x_apart"], 1)
-        for row in table:
-            is_near = f.op("and", is_near, f.icmp("eq", f.load("i64", f.at(row, READS), 8), 1))
+        for vector in table:
+            is_near = f.op("and", is_near, f.icmp("eq", f.load("i64", f.at(vector.row, READS), 8), 1))
         step, depth = VECTORS * self.step, s["k"]
 
         def patches() -> None:
-            for i, row in enumerate(table):
-                at = f.at(room, i * self.step)
-                f.call("patch", [words, x, row, own[i], shifts, f.int(0), depth, at, f.int(step)])
+            for i, vector in enumerate(table):
+                at, start = f.at(room, i * self.step), f.at(x, vector.x)
+                f.call("patch", [words, start, vector.row, vector.masks, shifts, f.int(0), depth, at, f.int(step)])
 
         f.when(f.op("xor", is_near, TRUE), patches)
-        starts = [f.at(x, f.load("i64", f.at(row, BASE), 8)) for row in table]
+        starts = [f.at(x, f.add(f.load("i64", f.at(vector.row, BASE), 8), vector.x)) for vector in table]
         starts = [f.select(is_near, at, f.at(room, i * self.step)) for i, at in enumerate(starts)]
         plane = f.select(is_near, w["x_channel"], f.int(step))
         of_tap = f.mul(w["channels"], step)
@@ -221,8 +217,8 @@ class FewKernels(PixelKernels):
         def tap(t: Any, *acc: Val) -> list[Val]:
             shift = f.select(is_near, f.load("i64", f.at(shifts, f.mul(t, 8)), 8), f.int(f.mul(t, of_tap)))
             inside = []
-            for at in own:
-                bits = f.load("i16", f.at(at, f.mul(t, 2)), 2)
+            for vector in table:
+                bits = f.load("i16", f.at(vector.masks, f.mul(t, 2)), 2)
                 inside.append(mask_of(f, f.select(is_near, bits, Val("-1", "i16")), lanes))
             weights = f.at(weight, f.load("i64", f.at(w_shifts, f.mul(t, 8)), 8))
 
@@ -245,7 +241,8 @@ class FewKernels(PixelKernels):
             f.store(v, f.at(out, i * self.step), self.size)
 
         def put(i: int) -> None:
-            f.call("put", [words, table[i], f.at(out, i * self.step), f.int(step), y, f.int(rows)])
+            to = f.at(y, table[i].y)
+            f.call("put", [words, table[i].row, f.at(out, i * self.step), f.int(step), to, f.int(rows)])
 
         for i in range(VECTORS):
             f.when(f.icmp("slt", f.int(f.add(first, i)), s["num_vectors"]), functools.partial(put, i))

@@ -1,13 +1,15 @@
 """Patches of images as convolutions read them, and results as they are stored: what their open kernels share.
 
 Note [Tables of pixels]
-What depends on geometry alone is worked out beforehand (backends/cpu/convs.py) and kept: for each vector of
+What depends on geometry alone is worked out beforehand (backends/cpu/pixels.py) and kept: for each vector of
 neighbouring pixels of the result a row of `ROW` bytes, which says where they read and write, and for each vector
 and tap a mask of the pixels whose tap is not in the padding. Pixels are numbered through the lines of an image,
-or through all images where these are small. Neighbours read at even distances, but for the ends of lines and
-images, so that a vector consists of a few *segments*, each of which is a load and a masked store; what has more
-than `SEGMENTS` is gathered. Where neighbours are two elements apart, a segment is two loads and a shuffle; these
-read what is between, and beyond, which must be memory of the input: otherwise that vector is gathered.
+or through all images where these are small. Vectors lie in blocks, from one to the next of which positions grow
+evenly; blocks differ near the borders only, and there are rows for those that differ.
+Neighbours read at even distances, but for the ends of lines and images, so that a vector consists of a few
+*segments*, each of which is a masked load into its lanes; what has more than `SEGMENTS` is gathered. Where
+neighbours are two elements apart, a segment is two loads and a shuffle; these read what is between, and beyond,
+which must be memory of the input: otherwise that vector is gathered.
 Results are stored by the tiles where a panel's pixels are neighbours there, too; otherwise they go through scratch
 memory.
 """
@@ -15,7 +17,7 @@ memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ....ir.dtypes import DType
 from ..emit import Function, Module, Number, Val, vector
@@ -43,8 +45,18 @@ WORDS = (
 
 # Words of a sweep. A chunk goes through all sweeps, which write in turns to the same lines of memory.
 SWEEP = (
-    "k", "shifts", "masks", "vectors", "num_vectors", "taps", "packed_at", "depth", "block", "w_shifts",
+    "k", "shifts", "masks", "vectors", "num_vectors", "taps", "packed_at", "depth", "block", "w_shifts", "blocks",
+    "period", "x_step", "y_step",
 )  # fmt: skip
+
+
+class Place(NamedTuple):
+    """Where a vector's row and masks are, and by how many bytes it is farther on in the input and the result."""
+
+    row: Val
+    masks: Val
+    x: Number
+    y: Number
 
 
 class PixelKernels:
@@ -231,8 +243,23 @@ class PixelKernels:
 
     # --- tables -------------------------------------------------------------------------------------
 
-    def row(self, f: Function, s: Any, v: Any) -> Val:
-        return f.at(pointer(f, s["vectors"]), f.mul(v, ROW))
+    def vectors_at(self, f: Function, s: dict[str, Val], first: Number, count: int) -> list[Place]:
+        """Vectors from number `first` on; the last one again for those that don't exist."""
+        last, period = f.sub(s["num_vectors"], 1), s["period"]
+        block = f.int(f.div(first, period))
+        rest, numbers = f.sub(first, f.mul(block, period)), [f.min(f.add(first, i), last) for i in range(count)]
+        out = []
+        for number in numbers:
+            # a block has at least as many vectors as are looked for here
+            own = f.int(f.add(rest, f.sub(number, first)))
+            more = f.convert("zext", f.icmp("sge", own, period), "i64")
+            which, own = f.int(f.add(block, more)), f.int(f.sub(own, f.mul(more, period)))
+            like = f.load("i64", f.at(pointer(f, s["blocks"]), f.mul(which, 8)), 8)
+            at = f.add(f.mul(like, period), own)
+            row = f.at(pointer(f, s["vectors"]), f.mul(at, ROW))
+            masks = f.at(pointer(f, s["masks"]), f.mul(at, f.mul(s["taps"], 2)))
+            out.append(Place(row, masks, f.mul(which, s["x_step"]), f.mul(which, s["y_step"])))
+        return out
 
     def each_sweep(self, f: Function, w: Any, body: Callable[[dict[str, Val], Val], None]) -> None:
         """Call `body` with the words of every sweep, and where they are."""
