@@ -12,6 +12,7 @@ from twofold.ir.dtypes import BY_NAME
 from twofold.ir.evaluate import evaluate
 from twofold.ir.primitive import PRIMITIVES
 
+READ = {name: eager_scatter.Reads(PRIMITIVES[name]).run for name in eager_scatter.READS}
 RUN = {name: eager_scatter.Sums(PRIMITIVES[name]).run for name in eager_scatter.NAMES}
 
 # shape of x, dim, shape of the index
@@ -149,6 +150,50 @@ def test_errors_are_the_references(n):
         RUN["scatter_add"](np.ones(n), np.ones(n), np.ones(n), dim=0)
     with pytest.raises(tw.DTypeError, match="src"):
         RUN["scatter_add"](np.ones(n), np.ones(n, np.int64), np.ones(n, np.float32), dim=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "bool", "int16", "complex64", "complex128"])
+def test_reading(dtype, monkeypatch):
+    monkeypatch.setattr(eager_scatter, "_LARGE", 1)
+    for shape, dim, index in SCATTERS:
+        x = np.random.default_rng(0).integers(0, 2, shape).astype(BY_NAME[dtype].numpy)
+        for y in (x, x[::-1]):
+            operands = [y, places(shape[dim], index)]
+            got = READ["gather"](*operands, dim=dim)
+            same(got, evaluate(PRIMITIVES["gather"], operands, {"dim": dim}))
+    for shape, dims, indices, _ in PUTS:
+        x = np.random.default_rng(0).integers(0, 2, shape).astype(BY_NAME[dtype].numpy)
+        operands = [x, *[places(shape[d], i, d) for d, i in zip(dims, indices, strict=True)]]
+        same(READ["index"](*operands, dims=dims), evaluate(PRIMITIVES["index"], operands, {"dims": dims}))
+
+
+def test_much_is_read_by_kernels_of_any_shape(monkeypatch):
+    READ["index"](np.ones((30, 200), np.float32), places(30, (300,)), dims=(0,))
+    READ["gather"](np.ones((30, 200), np.float32), places(30, (300, 200)), dim=0)
+
+    def refuse(*_, **__):
+        raise AssertionError("NumPy reads, or code is made")
+
+    monkeypatch.setattr(jit, "object_codes", refuse)
+    read = {name: eager_scatter.Reads(PRIMITIVES[name]) for name in eager_scatter.READS}
+    for known in read.values():
+        known._reference = refuse
+    gather, index = read["gather"]._gather(), read["index"]._index()
+    for n, width in ((50, 333), (1000, 64), (30_000, 1), (700, 7)):
+        x, rows = numbers("float32", (n, width)), places(n, (20_000,))
+        same(index(x, rows, dims=(0,)), x[rows])
+        each = places(n, (9000, width))
+        same(gather(x, each, dim=0), np.take_along_axis(x, each % n, 0))
+        same(gather(x.T.copy(), each.T, dim=1), np.take_along_axis(x, each % n, 0).T.copy())
+
+
+def test_reading_out_of_bounds():
+    x, bad = tw.ones(30, 200), tw.full((30, 200), 30, dtype=tw.int64)
+    for read in (lambda: x.gather(0, bad), lambda: x[bad[:, 0]], lambda: x.index_select(0, bad[0])):
+        with pytest.raises(tw.OutOfBoundsError, match="index 30 is out of bounds for dimension 0 of size 30"):
+            read()
+    with pytest.raises(tw.DTypeError, match="indices must be int64"):
+        READ["gather"](np.ones((3, 9000)), np.ones((3, 9000)), dim=0)
 
 
 def test_arguments_are_not_changed():

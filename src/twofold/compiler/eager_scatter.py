@@ -1,7 +1,7 @@
-"""Eager sums by index, gradients of embeddings among them: see Note [What runs natively] in eager.py.
+"""Eager sums by index, gradients of embeddings among them, and reading: see Note [What runs natively] in eager.py.
 
 Additions come in the order of the indices on NumPy, too, with the same bits; kernels are faster at every size.
-NumPy does complex numbers, and indices of dimensions that are not neighbours.
+NumPy does complex numbers, and indices of dimensions that are not neighbours. It also reads what is little.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import forks
-from ..ir.dtypes import FLOATS, FROM_NUMPY, INTEGERS
+from ..ir.dtypes import FLOATS, FROM_NUMPY, INTEGERS, uint8, uint16, uint32, uint64
 from ..ir.evaluate import runner, value_types
 from ..ir.primitive import PRIMITIVES, Primitive
 from ..ir.types import Shape
@@ -23,7 +23,9 @@ from ..ir.types import Shape
 Array = np.ndarray[Any, Any]
 
 NAMES = ("scatter_add", "index_put")
+READS = ("gather", "index")
 _REMEMBERED = 1 << 12  # plans of each primitive
+_LARGE = 1 << 12  # elements from which a kernel reads sooner than NumPy
 
 
 def run_natively() -> None:
@@ -31,6 +33,9 @@ def run_natively() -> None:
     for name in NAMES:
         p = PRIMITIVES[name]
         p.run = Sums(p).run
+    for name in READS:
+        p = PRIMITIVES[name]
+        p.run = Reads(p).run
 
 
 class Sums:
@@ -118,6 +123,70 @@ class Sums:
         return known
 
 
+class Reads:
+    """How eager code evaluates one of the primitives that read."""
+
+    def __init__(self, p: Primitive):
+        self.p = p
+        self._reference = runner(p)
+        self._plans: dict[Any, Any] = {}  # size of elements, shapes, dimensions -> plan, gather, entry
+        self.run: Callable[..., Any] = self._gather() if p.name == "gather" else self._index()
+
+    def _gather(self) -> Callable[..., Any]:
+        reference, read = self._reference, self._read
+
+        def run(x: Any, index: Any, *, dim: Any) -> Any:
+            """The elements at the indices, as `Primitive.run`."""
+            if index.size >= _LARGE:
+                self.p.types(value_types((x, index)), {"dim": dim})  # raises what bind shows
+                out = read(x, index, dim, index.shape)
+                if out is not None:
+                    return out
+            return reference(x, index, dim=dim)  # may raise
+
+        return run
+
+    def _index(self) -> Callable[..., Any]:
+        reference, read = self._reference, self._read
+
+        def run(x: Any, *indices: Any, dims: Any) -> Any:
+            """What stands at the indices, as `Primitive.run`."""
+            if x.size < _LARGE or len(indices) > 1:
+                return reference(x, *indices, dims=dims)  # may raise
+            (index,) = indices
+            if index.size * x.size >= _LARGE * x.shape[dims[0]]:
+                self.p.types(value_types((x, index)), {"dims": dims})  # raises what bind shows
+                out = read(x, index, dims, (*x.shape[: dims[0]], *index.shape, *x.shape[dims[0] + 1 :]))
+                if out is not None:
+                    return out
+            return reference(x, index, dims=dims)  # may raise
+
+        return run
+
+    def _read(self, x: Any, index: Array, place: Any, shape: Shape) -> Array | None:
+        """The elements as an array of a shape; None if NumPy does it, or an index is out of range."""
+        if x.itemsize > 8 or not x.size or not index.size or not x.flags.c_contiguous:
+            return None
+        key = x.itemsize, x.shape, index.shape, place
+        known = self._plans.get(key)
+        if known is None:
+            gather, native = _native(x.itemsize)
+            if place.__class__ is int:
+                plan = gather.elements(x.shape, index.shape, place)
+            else:
+                plan = gather.rows(*_rows_of(x.shape, place), index.size)
+            if plan is None:
+                return None
+            known = plan, gather, native.entry(3) if plan.is_little else None
+            if len(self._plans) < _REMEMBERED:
+                self._plans[key] = known
+        plan, gather, little = known
+        index, out = np.ascontiguousarray(index), np.empty(shape, x.dtype)
+        if little is not None:
+            return out if little(plan.words, x, out, index) is x else None
+        return out if gather.run(plan, x, out, index) else None
+
+
 def _added(known: Any, x: Array, values: Array, index: Array) -> Array | None:
     """The sums; None if an index is out of range."""
     plan, scatter, little = known
@@ -160,12 +229,15 @@ _made: dict[Any, Any] = {}
 _lock = [threading.Lock()]
 
 
-def _native(dtype: Any) -> Any:
-    """What adds elements of a dtype, and the module that has entries."""
+def _native(key: Any) -> Any:
+    """What adds elements of a dtype or reads elements of a size, and the module that has entries."""
     native = importlib.import_module("..backends.cpu.pools", __package__)
     with _lock[0]:
-        scatter = _made.get(dtype)
-        if scatter is None:
+        made = _made.get(key)
+        if made is None:
             module = importlib.import_module("..backends.cpu.scatters", __package__)
-            scatter = _made[dtype] = module.Scatter(dtype)
-    return scatter, native
+            made = _made[key] = module.Gather(_BITS[key]) if isinstance(key, int) else module.Scatter(key)
+    return made, native
+
+
+_BITS = {d.itemsize: d for d in (uint8, uint16, uint32, uint64)}

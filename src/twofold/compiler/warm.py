@@ -21,7 +21,7 @@ from ..backends.cpu.kernels.product import ProductKernels
 from ..backends.cpu.kernels.recurring import RecurringKernels, call_entry
 from ..backends.cpu.kernels.recurring import node_of as node_of_layer
 from ..backends.cpu.kernels.reducing import ReduceKernels, reduce_entry
-from ..backends.cpu.kernels.scattering import ScatterKernels
+from ..backends.cpu.kernels.scattering import GatherKernels, ScatterKernels
 from ..backends.cpu.kernels.turning import BITS
 from ..backends.cpu.open import text_of
 from ..backends.cpu.pools import entry_module
@@ -63,7 +63,7 @@ def warm(tell: Callable[[str], object] = print) -> None:
         "weight gradients": _weight_gradients,
         "3 x 3 convolutions": lambda: iter(winograd_modules(host())),
         "pools": _pools,
-        "sums by index": _scatters,
+        "sums and reading by index": _scatters,
         "random numbers": _draws,
         "copies": _copies,
     }
@@ -170,7 +170,9 @@ def _pools() -> Iterator[Module]:
 
 
 def _scatters() -> Iterator[Module]:
-    return (scatter_module(ScatterKernels(d, host()), host()) for d in _COMMON if d is not bool_)
+    kinds = [ScatterKernels(dtype, host()) for dtype in _COMMON if dtype is not bool_]
+    kinds += [GatherKernels(dtype, host()) for dtype in BITS.values()]
+    return (scatter_module(kernels, host()) for kernels in kinds)
 
 
 def _draws() -> Iterator[Module]:
