@@ -12,7 +12,7 @@ from twofold.backends.cpu import jit, pools
 from twofold.backends.cpu.launch import Launch
 from twofold.backends.cpu.program import Program
 from twofold.backends.cpu.target import AVX2, SSE2
-from twofold.compiler import eager_pools
+from twofold.compiler import composed, composites, eager_pools
 from twofold.compiler.pipeline import optimize
 from twofold.compiler.single import program_of
 from twofold.ir.dtypes import BY_NAME
@@ -236,3 +236,22 @@ def test_little_programs_are_launched_whatever_their_chunks():
     little, large = program(2, 4, 8, 8), program(16, 16, 32, 32)
     assert max(step.chunks for step in little.steps) > 1
     assert Launch.suits(little) and not Launch.suits(large)
+
+
+def test_large_pools_of_composites_are_operations(monkeypatch):
+    made = []
+
+    def note(graph, *_, **__):
+        made.append(graph)
+        raise tw.TwofoldError("no program")
+
+    monkeypatch.setattr(composites, "_SECONDS", 0.0)
+    monkeypatch.setattr(composed, "Program", note)
+    for shape, programs in (((3, 5, 7, 11), True), ((3, 5, 70, 110), False)):
+        made.clear()
+        x = tw.tensor(tame("float32", shape))
+        want = RUN["max_pool"](x.numpy(), **{**PARAMS, "padding": ((1, 1), (0, 0)), "dilation": (1, 1)})[0]
+        for _ in range(12):
+            got = F.max_pool2d(x, (3, 2), (2, 1), (1, 0))
+        same(got.numpy(), want)
+        assert bool(made) is programs
