@@ -58,14 +58,19 @@ def _become(t: Tensor, view_of: Callable[[Tensor], Tensor], op: str) -> Tensor:
         node.retained.pop(before._index, None)
         made = t._node
         made.retained = {**(made.retained or {}), t._index: weakref.ref(t)}
-    t._earlier = (*t._earlier, (next(_numbers), before))
+    number = next(_numbers)
+    if t._earlier and t._earlier[-1][0] == number - 1:  # no node has seen it since it last changed
+        before = t._earlier[-1][1]
+        t._earlier = t._earlier[:-1]
+    t._earlier = (*t._earlier, (number, before))
     return t
 
 
 def _hand_over_views(t: Tensor, before: Tensor) -> bool:
     """Let the views of `t` be views of `before`. Returns whether the memory is shared with others at all."""
-    if t._storage is None or sys.getrefcount(t._storage) <= _ALONE:
-        storage_of(t)
+    storage = storage_of(t)
+    earlier = sum([handle._storage is storage for _, handle in t._earlier])
+    if sys.getrefcount(storage) <= _ALONE + earlier + (before._storage is storage):
         before._storage = t._storage
         return False
     for owner in gc.get_referrers(t):
@@ -75,7 +80,7 @@ def _hand_over_views(t: Tensor, before: Tensor) -> bool:
     return True
 
 
-_ALONE = 3  # references to a storage that is held by a tensor, its earlier handle, and the call that counts
+_ALONE = 3  # references to a storage that is held by a tensor, a variable, and the call that counts
 
 
 def _register(name: str, view_of: Callable[..., Tensor]) -> None:
