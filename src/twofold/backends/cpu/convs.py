@@ -21,8 +21,8 @@ from .copies import row_major
 from .emit import Module
 from .kernels.conv import Sweep, adjoint_sweeps, forward_sweeps
 from .kernels.convolving import ConvolutionKernels
-from .kernels.fewchannels import FEW, VECTORS
-from .kernels.patching import READS, SWEEP, WORDS
+from .kernels.fewchannels import FEW
+from .kernels.patching import READS, SWEEP, VECTORS, WORDS
 from .pixels import Plane, mark_direct, shifts, tables, tap_numbers
 from .products import Products, products_of
 from .target import Target, host

@@ -94,7 +94,7 @@ class Tables(NamedTuple):
     Attributes:
         vectors: their number.
         period: vectors of a block.
-        blocks: for each, which one of those in the tables it is like.
+        blocks: for each, the number of the first row of the one in the tables that it is like.
         rows, masks: of all vectors of some blocks; `DIRECT` and `COUNT` are not written.
         steps: elements from block to block of the input and the result.
     """
@@ -121,11 +121,11 @@ def tables(
     pixels = math.prod(geometry.counts)
     vectors = -(-pixels // lanes)
     count = geometry.block(lanes)
-    period = -(-count * geometry.unit // lanes)
+    period = -(-count * geometry.unit // (lanes * kernel.VECTORS)) * kernel.VECTORS
     first, blocks = geometry.alike(count, pixels % lanes > 0)
     places = [geometry.table(number * count, period * lanes, lanes, itemsize) for number in first]
     rows, masks = (np.concatenate(tables) for tables in zip(*places, strict=True))
-    return Tables(vectors, period, blocks, rows, masks, geometry.steps(count))
+    return Tables(vectors, period, blocks * period, rows, masks, geometry.steps(count))
 
 
 class _Geometry:
@@ -138,9 +138,9 @@ class _Geometry:
         self.unit = math.prod(self.counts[self.outer + 1 :])  # pixels of one position of the outermost dimension
 
     def block(self, lanes: int) -> int:
-        """Positions of a block: whole panels; all of them if they are not many."""
-        outer = self.counts[self.outer]
-        count = 2 * lanes // math.gcd(self.unit, 2 * lanes)
+        """Positions of a block, which are all if they are not many, or fill `VECTORS` vectors, or as many again."""
+        outer, whole = self.counts[self.outer], lanes * kernel.VECTORS
+        count = whole // math.gcd(self.unit, whole)
         count *= -(-_BLOCK // (count * self.unit))
         return count if 2 * count < outer else outer
 

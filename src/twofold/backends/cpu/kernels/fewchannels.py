@@ -11,16 +11,31 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
-from ..emit import Function, Module, Val
+from ..emit import Function, Module, Number, Val
 from .packing import first_lanes, load_masked, store_masked
-from .patching import BASE, OUT, READS, THERE, TRUE, WRITES, PixelKernels, cases, mask_of, pointer, share, words_of
+from .patching import (
+    BASE,
+    OUT,
+    READS,
+    THERE,
+    TRUE,
+    VECTORS,
+    WRITES,
+    PixelKernels,
+    Place,
+    cases,
+    mask_of,
+    pointer,
+    share,
+    words_of,
+)
 from .product import switch
 from .tile import kernel_function, scratch_of
 
 FEW = 4  # channels of the result
-VECTORS = 4  # side by side
 
 
 class FewKernels(PixelKernels):
@@ -88,8 +103,8 @@ class FewKernels(PixelKernels):
         shifts, w_shifts = (pointer(f, s[name]) for name in ("shifts", "w_shifts"))
         is_near = f.op("and", f.icmp("eq", w["x_apart"], 1), f.icmp("eq", w["y_apart"], 1))
 
-        def some(first: Any) -> None:
-            table = self.vectors_at(f, s, first, VECTORS)
+        def some(first: Any, vectors: Callable[[Number, int], list[Place]]) -> None:
+            table = vectors(first, VECTORS)
             plain = is_near
             for vector, field in itertools.product(table, (READS, WRITES)):
                 plain = f.op("and", plain, f.icmp("eq", f.load("i64", f.at(vector.row, field), 8), 1))
@@ -118,7 +133,13 @@ class FewKernels(PixelKernels):
 
             cases(f, [(plain, sums), (TRUE, other)])
 
-        f.loop(begin, end, some, step=VECTORS)
+        def block(b: Any) -> None:
+            vectors, start = self.vectors_in(f, s, b), f.int(f.mul(b, s["period"]))
+            start = f.select(f.icmp("slt", start, begin), begin, start)
+            stop = f.min(end, f.mul(f.add(b, 1), s["period"]))
+            f.loop(start, stop, lambda first: some(first, vectors), step=VECTORS)
+
+        f.loop(f.div(begin, s["period"]), f.div(f.add(end, f.sub(s["period"], 1)), s["period"]), block)
         f.ret()
         f.finish()
 

@@ -26,6 +26,7 @@ from .packing import store_masked
 from .product import ProductKernels
 
 SEGMENTS = 4
+VECTORS = 4  # for which there are tables at a time
 TRUE = Val("true", "i1")
 
 # A row of a vector: see Note [Tables of pixels]. Bases and shifts are in bytes, places in elements.
@@ -244,22 +245,24 @@ class PixelKernels:
     # --- tables -------------------------------------------------------------------------------------
 
     def vectors_at(self, f: Function, s: dict[str, Val], first: Number, count: int) -> list[Place]:
-        """Vectors from number `first` on; the last one again for those that don't exist."""
-        last, period = f.sub(s["num_vectors"], 1), s["period"]
-        block = f.int(f.div(first, period))
-        rest, numbers = f.sub(first, f.mul(block, period)), [f.min(f.add(first, i), last) for i in range(count)]
-        out = []
-        for number in numbers:
-            # a block has at least as many vectors as are looked for here
-            own = f.int(f.add(rest, f.sub(number, first)))
-            more = f.convert("zext", f.icmp("sge", own, period), "i64")
-            which, own = f.int(f.add(block, more)), f.int(f.sub(own, f.mul(more, period)))
-            like = f.load("i64", f.at(pointer(f, s["blocks"]), f.mul(which, 8)), 8)
-            at = f.add(f.mul(like, period), own)
-            row = f.at(pointer(f, s["vectors"]), f.mul(at, ROW))
-            masks = f.at(pointer(f, s["masks"]), f.mul(at, f.mul(s["taps"], 2)))
-            out.append(Place(row, masks, f.mul(which, s["x_step"]), f.mul(which, s["y_step"])))
-        return out
+        """Vectors from number `first` on, which are of one block; there are tables for `VECTORS` at a time."""
+        return self.vectors_in(f, s, f.int(f.div(first, s["period"])))(first, count)
+
+    def vectors_in(self, f: Function, s: dict[str, Val], block: Number) -> Callable[[Number, int], list[Place]]:
+        """The same, of a block that is known."""
+        start = f.load("i64", f.at(pointer(f, s["blocks"]), f.mul(block, 8)), 8)
+        start, line = f.sub(start, f.mul(block, s["period"])), f.mul(s["taps"], 2)
+        x, y = f.mul(block, s["x_step"]), f.mul(block, s["y_step"])
+
+        def places(first: Number, count: int) -> list[Place]:
+            at = f.add(start, first)
+            row, masks = (
+                f.at(pointer(f, s["vectors"]), f.mul(at, ROW)),
+                f.at(pointer(f, s["masks"]), f.mul(at, line)),
+            )
+            return [Place(f.at(row, i * ROW), f.at(masks, f.mul(line, i)), x, y) for i in range(count)]
+
+        return places
 
     def each_sweep(self, f: Function, w: Any, body: Callable[[dict[str, Val], Val], None]) -> None:
         """Call `body` with the words of every sweep, and where they are."""
