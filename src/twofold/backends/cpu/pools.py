@@ -62,6 +62,18 @@ class Geometry:
         """Size, positions, kernel, stride, padding and dilation of a dimension."""
         return self.size[d], self.sizes[d], self.kernel[d], self.stride[d], self.low[d], self.dilation[d]
 
+    @property
+    def apart(self) -> bool:
+        """Whether no pixel is in two windows."""
+        each = zip(self.kernel, self.stride, self.dilation, strict=True)
+        return all(k == 1 or (k <= s and gap == 1) for k, s, gap in each)
+
+    @property
+    def covered(self) -> bool:
+        """Whether each pixel is in one window."""
+        reach = tuple([n * k for n, k in zip(self.sizes, self.kernel, strict=True)])
+        return self.apart and self.kernel == self.stride and self.low == (0, 0, 0) and reach == self.size
+
 
 def tap_ranges(n: int, size: int, kernel: int, stride: int, low: int, gap: int) -> Array:
     """For each position of a window the first of its taps inside the input, and the one after the last."""
@@ -135,6 +147,7 @@ class Pool:
         ranges, starts = self._ranges(g, kernel)
         words = np.zeros(WORDS, np.int64)
         table = [g.planes, items, per_chunk, *g.size, *g.sizes, *g.kernel, *g.stride, *g.low, *g.dilation]
+        table += [g.apart, g.covered]
         words[_PLACE["ranges_d"] : _PLACE["ranges_d"] + 3] = [ranges.ctypes.data + 8 * start for start in starts]
         words[_PLACE["planes"] : _PLACE["planes"] + len(table)] = table
         words[CODE], words[CHUNKS] = self._at[kernel], -(-items // per_chunk)
@@ -155,7 +168,8 @@ class Pool:
         stride = g.stride[2]
         length = -(-g.size[2] // stride) if grad else g.sizes[2]
         has_lines = stride == 1 or (stride == 2 and (g.dilation[2] % 2 == 1 or not grad))
-        if scratch <= _SCRATCH and (2 * length <= lanes or not has_lines) and 2 * g.planes > lanes:
+        short = 2 * length <= lanes or (grad and g.apart and length < lanes)
+        if scratch <= _SCRATCH and (short or not has_lines) and 2 * g.planes > lanes:
             return "panels", -(-g.planes // lanes), scratch
         lines = (g.size if grad else g.sizes)[:2]
         return f"lines{stride}" if has_lines else "lines", g.planes * math.prod(lines), 0

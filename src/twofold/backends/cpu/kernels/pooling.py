@@ -12,7 +12,8 @@ after the other.
 Note [Table of a pool]
 Words of 8 bytes from word 2 on, named by `POOL`. `d, h, w` are sizes of the input (of a gradient: the result), with
 o those of the windows' positions; k, s, l, g: kernel, stride, low padding and dilation. `ranges_*` are addresses of
-what `tap_ranges` and `window_ranges` in pools.py give for a dimension. The word BAD becomes 1 if an index is out of
+what `tap_ranges` and `window_ranges` in pools.py give for a dimension. `apart`: no pixel is in two windows, and
+`covered`: each is in one; these are for gradients. The word BAD becomes 1 if an index is out of
 range.
 """
 
@@ -35,6 +36,7 @@ from .tile import kernel_function, scratch_of, zero_bytes
 POOL = (
     "out", "x", "where", "ranges_d", "ranges_h", "ranges_w", "planes", "items", "per_chunk",
     "d", "h", "w", "od", "oh", "ow", "kd", "kh", "kw", "sd", "sh", "sw", "ld", "lh", "lw", "gd", "gh", "gw",
+    "apart", "covered",
 )  # fmt: skip
 BAD, CODE, CHUNKS, WORDS = 61, 62, 63, 64
 _POINTERS = frozenset(POOL[:6])

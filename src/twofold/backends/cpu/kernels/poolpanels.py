@@ -53,8 +53,10 @@ class Panel:
         x, out = f.at(w["x"], taken), f.at(w["out"], given)
         if grad:
             self._turn_in(x, self.places, self.small)
-            zero_bytes(f, self.large, f.mul(self.pixels, self.vector))
-            self._over_windows(self._spread)
+            nbytes = f.mul(self.pixels, self.vector)
+            f.when(f.icmp("eq", w["covered"], 0), lambda: zero_bytes(f, self.large, nbytes))
+            f.when(f.icmp("ne", w["apart"], 0), lambda: self._over_windows(self._put_back))
+            f.when(f.icmp("eq", w["apart"], 0), lambda: self._over_windows(self._spread))
             self._turn_out(self.large, self.pixels, out, self.held, self.dtype)
             return
         self._turn_in(x, self.pixels, self.large)
@@ -200,6 +202,17 @@ class Panel:
 
         (total,) = f.loop(*taps_d, lambda a, t: [f.op("fadd", t, layer(a))], [zero])
         self._put(total, self.small, number, self.vector)
+
+    def _put_back(self, number: Number, ranges: list[Range], corner: Number) -> None:
+        """As `_spread` where windows do not overlap."""
+        f = self.f
+        g = f.op("fadd", self._load(f.at(self.small, f.mul(number, self.vector))), f.const(0, self.ty))
+
+        def tap(at: Val, _: Number) -> list[Val]:
+            f.store(g, at, self.held.itemsize)
+            return []
+
+        self._taps(ranges, corner, tap, [])
 
     def _spread(self, number: Number, ranges: list[Range], corner: Number) -> None:
         f = self.f
