@@ -229,10 +229,8 @@ def steps(lib: Any) -> dict[str, Chore]:
         "zero_grad, 50 parameters": lambda: idle.zero_grad(),
         "SGD, 50 parameters": lambda: sgd.step(),
         "Adam, 50 parameters": lambda: adam.step(),
-        "step: three layers, mse_loss, SGD": _step(lib, lib.optim.SGD, nn.functional.mse_loss, x, target),
-        "step: three layers, cross_entropy, Adam": _step(
-            lib, lib.optim.Adam, nn.functional.cross_entropy, x, classes
-        ),
+        "step: three layers, mse_loss, SGD": _step(lib, lib.optim.SGD, "mse_loss", x, target),
+        "step: three layers, cross_entropy, Adam": _step(lib, lib.optim.Adam, "cross_entropy", x, classes),
         "DataLoader, 16 batches": lambda: list(loader),
     }
 
