@@ -140,6 +140,15 @@ def given(name: str, value: int, hoped: int) -> Size:
     return _made(value, (1, ("given", name, hoped), 0))
 
 
+def free(name: str, value: int) -> int:
+    """A number that code reads from its table, so that kernels that differ in it alone are one.
+
+    For code that is long and runs for a short time, as packing: other layers, with other sizes and strides, then
+    compile nothing.
+    """
+    return given(name, int(value), planned(value))
+
+
 def key_of(x: int) -> Any:
     """What tells a Size from others: the same for the same expression, whatever the number of items."""
     return x.key if isinstance(x, Size) else int(x)

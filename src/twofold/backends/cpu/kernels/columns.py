@@ -18,7 +18,7 @@ from ....ir.graph import Node, Value
 from .. import registers
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer, View, merge
-from ..sizes import Size, given, most, planned
+from ..sizes import Size, free, given, most, planned
 from .access import base, load, store
 from .rows import _REDUCE
 from .scalars import NONE, Scalars
@@ -111,17 +111,23 @@ class ColumnsKernel:
         buffers |= {partials} if partials is not None else {v.buffer for v in self.outputs.values()}
         bases = {b: base(f, args, b) for b in sorted(buffers, key=lambda b: b.number)}
         self._numbers = self.scalars.emit(f, bases, self.lanes)
-        start = f.mul(first, self.per_chunk)
-        stop = f.min(f.mul(last, self.per_chunk), self.items * self.blocks)
+        per_chunk, items, panels = (
+            free("per_chunk", self.per_chunk),
+            free("items", self.items),
+            free("panels", self.panels),
+        )
+        start = f.mul(first, per_chunk)
+        stop = f.min(f.mul(last, per_chunk), free("all", self.items * self.blocks))
+        self._free_sizes()
 
         def item(number: Any) -> None:
-            rest, block = f.rem(number, self.items), f.div(number, self.items)
-            panel, outer = f.rem(rest, self.panels), f.div(rest, self.panels)
+            rest, block = f.rem(number, items), f.div(number, items)
+            panel, outer = f.rem(rest, panels), f.div(rest, panels)
             index: list[Any] = []
             left = outer
-            for n in reversed(self.kept[:-1]):
-                index.append(f.rem(left, n))
-                left = f.div(left, n)
+            for d, n in reversed(list(enumerate(self.kept[:-1]))):
+                index.append(f.rem(left, free(f"kept{d}", n)))
+                left = f.div(left, free(f"kept{d}", n))
             index.reverse()
             column = f.mul(panel, self.tile)
             tail = self.columns % self.tile
@@ -134,12 +140,25 @@ class ColumnsKernel:
             elif self.panels == 1:
                 with_columns(tail)
             else:
-                f.when(f.icmp("slt", panel, self.panels - 1), lambda: with_columns(self.tile))
-                f.when(f.icmp("eq", panel, self.panels - 1), lambda: with_columns(tail))
+                f.when(f.icmp("slt", panel, panels - 1), lambda: with_columns(self.tile))
+                f.when(f.icmp("eq", panel, panels - 1), lambda: with_columns(tail))
 
         f.loop(start, stop, item)
         f.ret()
         f.finish()
+
+    def _free_sizes(self) -> None:
+        """Have the code read its sizes and strides: those of other sizes are the same code."""
+        names: dict[int, int] = {}
+
+        def own(stride: int) -> int:
+            return names.setdefault(stride, free(f"stride{len(names)}", stride)) if stride > 1 else stride
+
+        self.block = free("block", self.block)
+        self.reduced = tuple([free(f"reduced{d}", n) for d, n in enumerate(self.reduced)])
+        for strides in (self.kept_strides, self.reduced_strides):
+            for value, numbers in strides.items():
+                strides[value] = tuple(map(own, numbers))
 
     def _panel(
         self,
@@ -186,13 +205,14 @@ class ColumnsKernel:
             return f.loop(low, high, lambda i, *a: nest(depth + 1, (*place, i), list(a)), acc)
 
         carry = nest(0, (), carry)
-        position = f.add(f.mul(outer, self.columns), column)
+        position = f.add(f.mul(outer, free("columns", self.columns)), column)
+        size = free("size", self.size)
         for k, node in enumerate(self.reductions):
             result = node.outputs[0]
             for v in range(vectors):
                 x = carry[k * vectors + v]
                 if partials is not None:
-                    place = f.add(f.mul(f.add(f.mul(block, len(self.reductions)), k), self.size), position)
+                    place = f.add(f.mul(f.add(f.mul(block, len(self.reductions)), k), size), position)
                     dtype, target = partials.dtype, bases[partials]
                     place = f.mul(f.add(place, v * lanes), dtype.itemsize)
                 else:
@@ -236,10 +256,13 @@ class ColumnsKernel:
         f = Function(module, name, [("ptr", "args"), ("i64", "first"), ("i64", "last"), ("i64", "worker")])
         args, first, last, _ = f.args
         source = base(f, args, partials)
-        lanes, size = self.lanes, partials.dtype.itemsize
+        lanes, itemsize = self.lanes, partials.dtype.itemsize
+        size, blocks = self.size, free("blocks", self.blocks)
+        if size % lanes == 0:
+            size = free("size", size // lanes) * lanes
         per_chunk = 1024
         start = f.mul(first, per_chunk)
-        stop = f.min(f.mul(last, per_chunk), self.size)
+        stop = f.min(f.mul(last, per_chunk), size)
         for k, node in enumerate(self.reductions):
             view = self.outputs[node.outputs[0]]
             target = base(f, args, view.buffer)
@@ -247,20 +270,20 @@ class ColumnsKernel:
 
             def column(i: Any, count: int | None, k: int = k, view: View = view, target: Val = target) -> None:
                 def block(b: Any, *acc: Val) -> list[Val]:
-                    place = f.add(f.mul(f.add(f.mul(b, len(self.reductions)), k), self.size), i)
-                    x = load(f, f.at(source, f.mul(place, size)), partials.dtype, lanes, 1, count)
+                    place = f.add(f.mul(f.add(f.mul(b, len(self.reductions)), k), size), i)
+                    x = load(f, f.at(source, f.mul(place, itemsize)), partials.dtype, lanes, 1, count)
                     return [reduce.add(f, dtype, acc[0], x)]
 
                 zero = f.const(reduce.identity(dtype), vector(registers.HELD[dtype.name], lanes))
-                (total,) = f.loop(0, self.blocks, block, [zero])
+                (total,) = f.loop(0, blocks, block, [zero])
                 out = f.at(target, f.mul(f.add(i, view.offset), view.dtype.itemsize))
                 store(f, total, out, view.dtype, lanes, count)
 
-            whole = self.size // lanes * lanes
+            whole = size // lanes * lanes
             f.loop(start, f.min(stop, whole), lambda i, column=column: column(i, None), step=lanes)
-            if whole < self.size:
-                at_end = f.icmp("eq", stop, self.size)
-                f.when(at_end, functools.partial(column, whole, self.size - whole))
+            if whole < size:
+                at_end = f.icmp("eq", stop, size)
+                f.when(at_end, functools.partial(column, whole, size - whole))
         f.ret()
         f.finish()
         return -(-self.size // per_chunk)

@@ -17,7 +17,7 @@ from .. import registers
 from ..emit import Function, Module, Val, vector
 from ..group import Group
 from ..layout import Buffer, View
-from ..sizes import Size, divides, least, most, planned
+from ..sizes import Size, divides, free, least, most, planned
 from ..span import Span, divisors, nested
 from ..target import Target
 from .access import base, load, store
@@ -198,20 +198,24 @@ class ContractKernel:
         source, target = base(f, args, self.b.buffer), base(f, args, packed)
         size, lanes = self.dtype.itemsize, self.lanes
         sk, sn = self.b.strides[-2:]
+        k, columns, panels = free("k", self.k), free("n", self.n), free("panels", self.panels)
+        squares = sk == 1 and self._has_squares()
+        sk = sk if sk == 1 else free("sk", sk)
+        sn = free("sn", sn) if squares else sn
         own = [(n, s) for n, s in zip(self.batch, self.b.strides, strict=False) if s != 0]
 
         def panel(item: Any) -> None:
-            j, rest = f.rem(item, self.panels), f.div(item, self.panels)
+            j, rest = f.rem(item, panels), f.div(item, panels)
             offset = f.add(self.b.offset, f.mul(f.mul(j, self.width), sn))
-            for n, s in reversed(own):
-                offset = f.add(offset, f.mul(f.rem(rest, n), s))
-                rest = f.div(rest, n)
+            for d, (n, s) in reversed(list(enumerate(own))):
+                offset = f.add(offset, f.mul(f.rem(rest, free(f"n{d}", n)), free(f"s{d}", s)))
+                rest = f.div(rest, free(f"n{d}", n))
             begin = f.at(source, f.mul(offset, size))
-            out = f.at(target, f.mul(f.mul(item, self.k * self.width), size))
-            full = f.icmp("slt", f.mul(f.add(j, 1), self.width), self.n + 1)
+            out = f.at(target, f.mul(f.mul(item, k), self.width * size))
+            full = f.icmp("sle", f.mul(f.add(j, 1), self.width), columns)
             f.when(full, lambda: copy(begin, out, self.width))
             if self.n % self.width:
-                partial = f.icmp("sgt", f.mul(f.add(j, 1), self.width), self.n)
+                partial = f.icmp("sgt", f.mul(f.add(j, 1), self.width), columns)
                 f.when(partial, lambda: copy(begin, out, self.n % self.width))
 
         def copy(begin: Val, out: Val, columns: int) -> None:
@@ -224,23 +228,24 @@ class ContractKernel:
                     value = load(f, start, self.dtype, lanes, sn, count) if count else f.const(0, ty)
                     store(f, value, place, self.dtype, lanes)
 
-            if sk == 1 and self._square(f, begin, out, columns):
-                return
-            f.loop(0, self.k, row)
+            if squares:
+                self._squares(f, begin, out, columns, k, sn)
+            else:
+                f.loop(0, k, row)
 
         f.loop(first, last, panel)
         f.ret()
         f.finish()
         return self._own_batch() * self.panels
 
-    def _square(self, f: Function, begin: Val, out: Val, columns: int) -> bool:
-        """Transpose by squares in registers, where B's rows are contiguous: B = W.T of a layer."""
+    def _has_squares(self) -> bool:
+        """Whether rows of B that are contiguous are packed square by square: B = W.T of a layer."""
+        return self.dtype.name == "float32" and self.k >= self.lanes
+
+    def _squares(self, f: Function, begin: Val, out: Val, columns: int, k: int, sn: int) -> None:
+        """Transpose by squares in registers."""
         lanes, size = self.lanes, self.dtype.itemsize
-        if size != 4 or self.dtype.name != "float32" or self.k < lanes:
-            return False
-        sn = self.b.strides[-1]
         transpose = _transpose_function(f.module, lanes, size)
-        whole = self.k // lanes * lanes
 
         def block(k: Any) -> None:
             for v in range(self.vectors):
@@ -256,10 +261,9 @@ class ContractKernel:
                     ],
                 )
 
-        f.loop(0, whole, block, step=lanes)
-        if whole < self.k:
-            block(self.k - lanes)  # overlaps what is there already
-        return True
+        f.loop(0, k // lanes * lanes, block, step=lanes)
+        if self.k % lanes:
+            block(k - lanes)  # overlaps what is there already
 
     # --- the product ----------------------------------------------------------------------------
 

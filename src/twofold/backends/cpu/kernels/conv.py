@@ -13,6 +13,7 @@ convolution is a single sweep.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from ....ir.dtypes import float32
 from ....ir.types import Shape
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer, View
-from ..sizes import divides, planned
+from ..sizes import divides, free, planned
 from ..target import Target
 from .access import load, store
 from .cut import tile_rows
@@ -37,6 +38,7 @@ from .tile import (
 )
 
 _SCRATCH = 384 << 10  # bytes of input that a worker holds at a time, within its second-level cache
+_NEAR = 16  # numbers between neighbouring weights that are part of the code
 _FEW_ITEMS = 16  # below this many pieces of work they are made smaller
 
 
@@ -173,23 +175,27 @@ class ConvKernel:
         bases = bases_of(f, [self.weights.buffer, packed])
         block = min(self.inputs, 16)
         blocks = -(-self.inputs // block)
-        sg, so, *_ = self.weights.strides
+        inputs = free("inputs", self.inputs)
+        far = self._far(f)
 
         def item(number: Any) -> None:
-            group, panel, part = unravel(f, number, (self.groups, self.panels, blocks))
+            every, part = f.div(number, free("blocks", blocks)), f.rem(number, free("blocks", blocks))
+            group: Any = 0
+            panel = every
+            if self.groups > 1:
+                group, panel = f.div(every, free("panels", self.panels)), f.rem(every, free("panels", self.panels))
             start = f.mul(part, block)
-            stop = f.min(f.add(start, block), self.inputs)
-            offset = f.add(f.mul(group, sg), f.mul(panel, self.width * so))
-            source = f.at(bases[self.weights.buffer], f.mul(f.add(offset, self.weights.offset), 4))
-            place = f.mul(f.add(f.mul(group, self.panels), panel), self.panel_size)
-            target = f.at(bases[packed], f.mul(place, 4))
+            stop = f.min(f.add(start, block), inputs)
+            source = f.at(bases[self.weights.buffer], f.mul(f.mul(panel, self.width), far))
+            source = f.at(source, f.mul(f.add(f.mul(group, self.weights.strides[0]), self.weights.offset), 4))
+            target = f.at(bases[packed], f.mul(every, free("panel", self.panel_size * 4)))
 
             def with_columns(columns: int) -> None:
                 done = 0
                 for (a, b), taps in zip(self.sweeps, self.taps, strict=True):
-                    place = f.at(target, done * self.inputs * self.width * 4)
+                    place = f.at(target, f.mul(inputs, done * self.width * 4))
                     if taps:
-                        self._pack(f, place, source, a, b, start, stop, columns)
+                        self._pack(f, place, source, far, a, b, start, stop, columns)
                     done += taps
 
             self._by_panel(f, panel, with_columns)
@@ -200,20 +206,33 @@ class ConvKernel:
         return self.groups * self.panels * blocks
 
     def _pack(
-        self, f: Function, target: Val, source: Val, a: Sweep, b: Sweep, start: Any, stop: Any, columns: int
+        self,
+        f: Function,
+        target: Val,
+        source: Val,
+        far: Any,
+        a: Sweep,
+        b: Sweep,
+        start: Any,
+        stop: Any,
+        columns: int,
     ) -> None:
         _, so, si, sh, sw = self.weights.strides
         lanes, width = self.lanes, self.width
+        si, inputs = free("si", si), free("inputs", self.inputs)
 
         def tap(i: Any, j: Any, c: Any) -> None:
             at = f.add(_tap_offset(f, a.taps, i, sh), f.add(_tap_offset(f, b.taps, j, sw), f.mul(c, si)))
-            row = f.add(f.mul(f.add(f.mul(i, len(b.taps)), j), self.inputs), c)
+            row = f.add(f.mul(f.add(f.mul(i, len(b.taps)), j), inputs), c)
             for v in range(width // lanes):
                 count = max(0, min(lanes, columns - v * lanes))
                 value = f.const(0, vector("float", lanes))
                 if count:
-                    address = f.at(source, f.mul(f.add(at, v * lanes * so), 4))
-                    value = load(f, address, float32, lanes, so, count)
+                    address = f.at(f.at(source, f.mul(at, 4)), f.mul(v * lanes, far))
+                    if isinstance(far, int):
+                        value = load(f, address, float32, lanes, so, count)
+                    else:
+                        (value,) = side_by_side(f, address, far, [0], value, count)
                 store(f, value, f.at(target, f.mul(f.add(f.mul(row, width), v * lanes), 4)), float32, lanes)
 
         f.loop(
@@ -223,6 +242,11 @@ class ConvKernel:
                 f.loop(0, len(b.taps), lambda j: f.loop(start, stop, lambda c: tap(i, j, c)) and None) and None
             ),
         )
+
+    def _far(self, f: Function) -> Any:
+        """Bytes between the weights of neighbouring outputs, read from the table if they are many."""
+        stride = self.weights.strides[1]
+        return f.int(free("so", stride * 4)) if stride > _NEAR else stride * 4
 
     def _by_panel(self, f: Function, panel: Any, body: Any) -> None:
         """Call `body(columns)` with the number of columns that the panel has."""
@@ -410,6 +434,17 @@ class _Walk:
         x = f.add(f.mul(column, self.cols.step), self.cols.start)
         shifts = [(0, r * self.rows.step, c * self.cols.step) for r, c in places]
         k.epilogue.finish_tile(f, self.bases, (image, y, x, self.channel), shifts, acc, self.counts, k.lanes)
+
+
+def side_by_side(f: Function, start: Val, far: Val, offsets: Sequence[int], zero: Val, count: int) -> list[Val]:
+    """For each of some offsets, a vector of `count` numbers that lie `far` bytes apart."""
+    out = [zero] * len(offsets)
+    for lane in range(count):
+        for i, at in enumerate(offsets):
+            one = f.load("float", f.at(start, 4 * at), 4)
+            out[i] = f.value(f"insertelement {out[i]}, {one}, i64 {lane}", zero.ty)
+        start = f.at(start, far)
+    return out
 
 
 def _tap_offset(f: Function, taps: tuple[int, ...], i: Any, stride: int) -> Any:

@@ -20,7 +20,7 @@ from ....ir.dtypes import float32
 from ....ir.types import Shape
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer, View
-from ..sizes import Size, divides, least, planned
+from ..sizes import divides, free, least, planned
 from ..target import Target
 from .access import store
 from .cut import tile_rows
@@ -300,36 +300,43 @@ class WeightGradKernel:
         lanes, taps = self.lanes, self.kernel[0] * self.kernel[1]
         every = self.groups * self.panels
         ty = vector("float", lanes)
+        inputs, panels = free("inputs", self.inputs), free("panels", self.panels)
+        count_of_partials, size = free("partials", self.partials), free("size", every * self.panel_size * 4)
+        far, along = f.int(free("far", self.inputs * taps * 4)), free("along", self.inputs * self.width * 4)
 
         def item(number: Any) -> None:
-            p, c = unravel(f, number, (every, self.inputs))
-            group, panel = f.div(p, self.panels), f.rem(p, self.panels)
-            source = f.at(bases[partials], f.mul(f.add(f.mul(p, self.panel_size), f.mul(c, self.width)), 4))
+            p, c = f.div(number, inputs), f.rem(number, inputs)
+            group: Any = 0
+            panel = p
+            if self.groups > 1:
+                group, panel = f.div(p, panels), f.rem(p, panels)
+            source = f.mul(p, free("panel", self.panel_size))
+            source = f.at(bases[partials], f.mul(f.add(source, f.mul(c, self.width)), 4))
             channel = f.add(f.mul(group, self.outputs), f.mul(panel, self.width))
-            place = f.mul(f.add(f.mul(channel, self.inputs), c), taps)
+            place = f.mul(f.add(f.mul(channel, inputs), c), taps)
             target = f.at(bases[out.buffer], f.mul(f.add(place, out.offset), 4))
 
             def with_columns(counts: list[int]) -> None:
                 def tap(t: Any) -> None:
-                    start = f.at(source, f.mul(t, self.inputs * self.width * 4))
+                    start = f.at(source, f.mul(t, along))
+                    to = f.at(target, f.mul(t, 4))
                     for v, count in enumerate(counts):
-                        a = f.at(start, v * lanes * 4)
-                        total = sum_of(f, a, self.partials, every * self.panel_size * 4, ty)
+                        total = sum_of(f, f.at(start, v * lanes * 4), count_of_partials, size, ty)
                         for lane in range(count):
-                            o = f.mul(v * lanes + lane, self.inputs * taps)
-                            store(f, f.extract(total, lane), f.at(target, f.mul(f.add(t, o), 4)), float32, 1)
+                            store(f, f.extract(total, lane), to, float32, 1)
+                            to = f.at(to, far)
 
                 f.loop(0, taps, tap)
 
             self._by_panel(f, panel, with_columns)
 
         per_chunk = max(1, 512 // taps)
-        items = every * self.inputs
+        items = free("items", every * self.inputs)
         start = f.mul(f.args[1], per_chunk)
         f.loop(start, f.min(f.mul(f.args[2], per_chunk), items), item)
         f.ret()
         f.finish()
-        return -(-items // per_chunk)
+        return -(-every * self.inputs // per_chunk)
 
 
 _UNROLLED = 5  # of the 15 sums that there mostly are
@@ -338,22 +345,18 @@ _UNROLLED = 5  # of the 15 sums that there mostly are
 def sum_of(f: Function, first: Val, count: int, step: int, ty: str) -> Val:
     """The sum of `count` vectors, `step` bytes apart, in order."""
 
-    def add(q: Any, total: Val) -> list[Val]:
-        return [f.op("fadd", total, f.load(ty, f.at(first, f.mul(q, step)), 4))]
+    def add(_: Any, total: Val, at: Val) -> list[Val]:
+        at = f.at(at, step)
+        return [f.op("fadd", total, f.load(ty, at, 4)), at]
 
-    def add_some(q: Any, total: Val) -> list[Val]:
-        for k in range(_UNROLLED):
-            (total,) = add(f.add(q, k), total)
-        return [total]
+    def add_some(q: Any, total: Val, at: Val) -> list[Val]:
+        for _ in range(_UNROLLED):
+            total, at = add(q, total, at)
+        return [total, at]
 
-    total = f.load(ty, first, 4)
-    if isinstance(count, Size):
-        whole: int = 1 + (count - 1) // _UNROLLED * _UNROLLED
-        (total,) = f.loop(1, whole, add_some, [total], step=_UNROLLED)
-        return f.loop(whole, count, add, [total])[0]
-    for q in range(1, count):
-        (total,) = add(q, total)
-    return total
+    whole = 1 + (count - 1) // _UNROLLED * _UNROLLED
+    acc = f.loop(1, whole, add_some, [f.load(ty, first, 4), first], step=_UNROLLED)
+    return f.loop(whole, count, add, acc)[0]
 
 
 def _pick(f: Function, i: Any, values: list[int]) -> Any:

@@ -36,7 +36,7 @@ from .. import registers
 from ..emit import Function, Module, Number, Val, vector
 from ..group import Group, is_flat
 from ..layout import View, merge
-from ..sizes import Size, divides, most, planned
+from ..sizes import Size, divides, free, most, planned
 from ..vmath import MATH
 from .access import base, lane_mask, lanes_between, load, store
 from .scalars import NONE, Scalars
@@ -224,6 +224,7 @@ class RowsKernel:
 
     def emit(self, module: Module, name: str, scratch_slot: int) -> None:
         """Write the kernel's function into a module."""
+        self._free_sizes()
         f = Function(module, name, [("ptr", "args"), ("i64", "first"), ("i64", "last"), ("i64", "worker")])
         args, first, last, worker = f.args
         buffers = {v.buffer for v in self.views.values()} | self.scalars.buffers
@@ -248,6 +249,20 @@ class RowsKernel:
             f.loop(start, stop, row)
         f.ret()
         f.finish()
+
+    def _free_sizes(self) -> None:
+        """Have the code of a map read its sizes: of other sizes it is the same, where vectors are whole."""
+        if self.num_inner or len(self.space.inner) != 1:
+            return
+        (length,) = self.space.inner
+        if length.__class__ is int and length > self.lanes and length % self.lanes == 0:
+            self.length = own = free("length", length // self.lanes) * self.lanes
+            self.space = Space(self.space.outer, (own,))
+            self.outer_strides = {
+                v: tuple([own if s == length else s for s in strides]) for v, strides in self.outer_strides.items()
+            }
+        if not self.split_row:
+            self.rows, self.per_chunk = free("rows", self.rows), free("per_chunk", self.per_chunk)
 
     def _offsets(self, f: Function, r: int | Val) -> dict[Value, int | Val]:
         """Element offset of row `r` in every view."""

@@ -21,9 +21,9 @@ from ....ir.config import WINOGRAD
 from ....ir.dtypes import float32
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer
-from ..sizes import planned
+from ..sizes import free, planned
 from .access import load, store
-from .conv import ConvKernel, _tap_offset
+from .conv import ConvKernel, _tap_offset, side_by_side
 from .cut import Cut
 from .tile import bases_of, columns_of, copy_bytes, kernel_function, multiply, scratch_of, unravel, zero_bytes
 
@@ -168,14 +168,17 @@ class WinogradKernel(ConvKernel):
         _, so, si, sh, sw = self.weights.strides
         block = min(self.inputs, 16)
         blocks = -(-self.inputs // block)
+        step = f.int(free("element", self.element * 4))
+        far = self._far(f)
+        si = free("si", si)
 
         def item(number: Any) -> None:
-            panel, part = unravel(f, number, (self.panels, blocks))
+            part, panel = f.rem(number, free("blocks", blocks)), f.div(number, free("blocks", blocks))
             start = f.mul(part, block)
-            stop = f.min(f.add(start, block), self.inputs)
-            offset = f.add(f.mul(panel, self.width * so), self.weights.offset)
-            source = f.at(bases[self.weights.buffer], f.mul(offset, 4))
-            target = f.at(bases[packed], f.mul(panel, self.panel_size * 4))
+            stop = f.min(f.add(start, block), free("inputs", self.inputs))
+            source = f.at(bases[self.weights.buffer], f.mul(f.mul(panel, self.width), far))
+            source = f.at(source, self.weights.offset * 4)
+            target = f.at(bases[packed], f.mul(panel, free("panel", self.panel_size * 4)))
             self._by_panel(
                 f, panel, lambda columns: f.loop(start, stop, lambda c: channel(source, target, c, columns))
             )
@@ -188,7 +191,7 @@ class WinogradKernel(ConvKernel):
                 part(source, target, c, o, max(0, min(self.lanes, columns - o)))
 
         def part(source: Val, target: Val, c: Any, o: Any, count: int) -> None:
-            start = f.at(source, f.mul(f.add(f.mul(c, si), f.mul(o, so)), 4))
+            start = f.at(f.at(source, f.mul(o, far)), f.mul(f.mul(c, si), 4))
             taps = [f.const(0, vector("float", self.lanes))] * 9
             if count:
                 offsets = [
@@ -196,10 +199,14 @@ class WinogradKernel(ConvKernel):
                     for i in range(3)
                     for j in range(3)
                 ]
-                taps = [load(f, f.at(start, 4 * at), float32, self.lanes, so, count) for at in offsets]
+                if isinstance(far, int):
+                    taps = [load(f, f.at(start, 4 * at), float32, self.lanes, so, count) for at in offsets]
+                else:
+                    taps = side_by_side(f, start, far, offsets, taps[0], count)
             out = f.at(target, f.mul(f.add(f.mul(c, self.width), o), 4))
-            for e, value in enumerate(weight_transform(f, taps)):
-                store(f, value, f.at(out, e * self.element * 4), float32, self.lanes)
+            for value in weight_transform(f, taps):
+                store(f, value, out, float32, self.lanes)
+                out = f.at(out, step)
 
         f.loop(f.args[1], f.args[2], item)
         f.ret()

@@ -18,7 +18,7 @@ from ....ir.dtypes import float32
 from ....ir.types import Shape
 from ..emit import Function, Module, Val, vector
 from ..layout import Buffer, View
-from ..sizes import least, most, planned
+from ..sizes import free, least, most, planned
 from ..target import Target
 from .access import load, store
 from .convgrad import _pick, sum_of
@@ -256,21 +256,28 @@ class WinogradWeightGradKernel:
         blocks = -(-self.inputs // block)
         line = block * 36 + PAD
         staged = f.alloca(lanes * line)
+        elements = f.alloca(16 * lanes * 4)
+        inputs, step = free("inputs", self.inputs), free("step", self.step * 4)
+        count_of_partials, size = free("partials", self.partials), free("size", self.size * 4)
 
         def item(number: Any) -> None:
-            p, part = unravel(f, number, (self.panels, blocks))
+            p, part = f.div(number, free("blocks", blocks)), f.rem(number, free("blocks", blocks))
             first = f.mul(part, block)
-            rows = f.min(block, f.sub(self.inputs, first)) if self.inputs % block else block
-            source = f.at(bases[partials], f.mul(f.add(f.mul(p, self.panel_size), f.mul(first, self.width)), 4))
-            place = f.add(f.mul(f.mul(p, self.width), self.inputs), first)
+            rows = f.min(block, f.sub(inputs, first)) if self.inputs % block else block
+            panel = f.mul(p, free("panel", self.panel_size))
+            source = f.at(bases[partials], f.mul(f.add(panel, f.mul(first, self.width)), 4))
+            place = f.add(f.mul(f.mul(p, self.width), inputs), first)
             target = f.at(bases[out.buffer], f.mul(f.add(f.mul(place, 9), out.offset), 4))
 
             def channel(c: Any, o: Any, count: int) -> None:
                 start = f.at(source, f.mul(f.add(f.mul(c, self.width), o), 4))
-                m = []
-                for e in range(16):
-                    at = f.at(start, e * self.step * 4)
-                    m.append(sum_of(f, at, self.partials, self.size * 4, ty))
+
+                def element(e: Any) -> None:
+                    total = sum_of(f, f.at(start, f.mul(e, step)), count_of_partials, size, ty)
+                    f.store(total, f.at(elements, f.mul(e, lanes * 4)), 4)
+
+                f.loop(0, 16, element)
+                m = [f.load(ty, f.at(elements, e * lanes * 4), 4) for e in range(16)]
                 to = f.at(staged, f.mul(c, 36))
                 for t, value in enumerate(gradient_transform(f, m)):
                     for lane in range(count):
@@ -278,7 +285,7 @@ class WinogradWeightGradKernel:
 
             def columns(o: Any, count: int) -> None:
                 def copy(lane: Any) -> None:
-                    to = f.at(target, f.mul(f.add(o, lane), self.inputs * 36))
+                    to = f.at(target, f.mul(f.mul(f.add(o, lane), inputs), 36))
                     fro = f.at(staged, f.mul(lane, line))
                     if isinstance(rows, int):
                         copy_bytes(f, to, fro, rows * 36)
