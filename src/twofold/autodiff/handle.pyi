@@ -965,7 +965,8 @@ class Tensor:
         """The last two dimensions exchanged."""
     def masked_fill(self, mask: Tensor, value: Any) -> Tensor:
         """`input` with `value`, a number or a 0-d tensor, where `mask` is True."""
-    def masked_fill_(self, mask: Tensor, value: Any) -> Self: ...
+    def masked_fill_(self, mask: Tensor, value: Any) -> Self:
+        """In-place form of `masked_fill`: writes the result into the tensor and returns it."""
     def masked_scatter(self, mask: Tensor, source: Tensor) -> Tensor:
         """`input` with the elements where `mask` is True replaced by those of `source`, in order."""
     def masked_scatter_(self, mask: Tensor, source: Tensor) -> Self: ...

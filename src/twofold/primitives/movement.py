@@ -12,6 +12,7 @@ Note [Slices]
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -61,13 +62,23 @@ def check_new(op: str, base: TensorType, new: TensorType, shape: Shape) -> None:
 
 def _full_type(*, shape: Shape, value: Any, dtype: DType) -> TensorType:
     check_sizes("full", shape)
+    _check_fits("full", value, dtype)
+    return TensorType(shape, dtype)
+
+
+def _check_fits(op: str, value: Any, dtype: DType) -> None:
+    """Raise DTypeError unless a Python number can be an element."""
     if isinstance(value, complex) and not dtype.is_complex:
-        raise DTypeError(f"the complex value {value} does not fit dtype {dtype.name}", op="full")
+        raise DTypeError(f"the complex value {value} does not fit dtype {dtype.name}", op=op)
     if dtype.kind in ("int", "uint"):
         limit = 2 ** (8 * dtype.itemsize - (dtype.kind == "int"))
         if not -limit <= value < limit:  # negative numbers wrap around in unsigned types, as in C
-            raise DTypeError(f"the value {value} does not fit dtype {dtype.name}", op="full")
-    return TensorType(shape, dtype)
+            raise DTypeError(f"the value {value} does not fit dtype {dtype.name}", op=op)
+
+
+def _element(value: Any, dtype: Any) -> Any:
+    """A Python number that fits, as NumPy takes it for an element."""
+    return int(value) % 2 ** (8 * dtype.itemsize) if dtype.kind in ("u", "uint") and value < 0 else value
 
 
 def _is_zero(value: Any) -> bool:
@@ -84,10 +95,8 @@ def _full(*, shape: Shape, value: Any, dtype: DType) -> Array:
     _full_type(shape=shape, value=value, dtype=dtype)  # NumPy takes more
     if _is_zero(value):
         return np.zeros(shape, dtype.numpy)
-    if dtype.kind == "uint" and value < 0:
-        value = int(value) % 2 ** (8 * dtype.itemsize)
     out = np.empty(shape, dtype.numpy)
-    out.fill(value)  # NumPy's `full` takes three times as long to begin
+    out.fill(_element(value, dtype))  # NumPy's `full` takes three times as long to begin
     return out
 
 
@@ -255,22 +264,28 @@ def _only_adds_dims(old: Shape, new: Shape) -> bool:
 
 
 def _expand(x: Array, *, shape: Shape) -> Array:
-    old, strides = x.shape, x.strides
-    lead = len(shape) - len(old)
-    if _only_adds_dims(old, shape):
-        return x[(None,) * lead + (...,)]
+    strides = _expanded_strides(x.shape, x.strides, shape)
+    if strides is None:
+        return x[(None,) * (len(shape) - x.ndim) + (...,)]
     if x.dtype.kind not in _BUFFERED or not x.flags.c_contiguous:
         return np.broadcast_to(x, shape)
-    if shape[lead:] != old:
-        kept = []
-        for n, m, s in zip(old, shape[lead:], strides, strict=True):
-            if n != m and n != 1:
-                raise ValueError
-            kept.append(s if n == m else 0)
-        strides = tuple(kept)
-    out = np.ndarray(shape, x.dtype, x, 0, (0,) * lead + strides)  # NumPy's function takes seven times as long
+    out = np.ndarray(shape, x.dtype, x, 0, strides)  # NumPy's function takes seven times as long
     out.setflags(write=False)
     return out
+
+
+@functools.lru_cache(1 << 12)
+def _expanded_strides(old: Shape, strides: Shape, shape: Shape) -> Shape | None:
+    """The strides of an array that is expanded to `shape`; None if only dimensions of size 1 come in front."""
+    if _only_adds_dims(old, shape):
+        return None
+    lead = len(shape) - len(old)
+    kept = []
+    for n, m, s in zip(old, shape[lead:], strides, strict=True):
+        if n != m and n != 1:
+            raise ValueError
+        kept.append(s if n == m else 0)
+    return (0,) * lead + tuple(kept)
 
 
 _BUFFERED = frozenset("fciub")  # kinds of dtypes of which NumPy makes arrays on the memory of others
@@ -465,8 +480,7 @@ def _pad_type(x: TensorType, *, low: Shape, high: Shape, value: Any) -> TensorTy
             op="pad",
             hint="slice off elements instead",
         )
-    if isinstance(value, complex) and not x.dtype.is_complex:
-        raise DTypeError(f"the complex value {value} does not fit dtype {x.dtype.name}", op="pad")
+    _check_fits("pad", value, x.dtype)
     return x.with_shape([a + n + b for a, n, b in zip(low, x.shape, high, strict=True)])
 
 
@@ -476,7 +490,7 @@ def _pad(x: Array, *, low: Shape, high: Shape, value: Any) -> Array:
         out = np.zeros(shape, x.dtype)
     else:
         out = np.empty(shape, x.dtype)
-        out.fill(value)
+        out.fill(_element(value, x.dtype))
     inside: Any = (*[slice_(a, a + n) for a, n in zip(low, x.shape, strict=True)], ...)
     out[inside] = x
     return out

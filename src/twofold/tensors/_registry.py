@@ -17,6 +17,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
+import numpy as np
+
 from ..autodiff.bind import keep_overwritten, overwritten, runner_of, write
 from ..autodiff.handle import Tensor, mode
 from ..autodiff.tape import _numbers
@@ -131,7 +133,7 @@ def in_place(fn: Callable[..., Any], name: str, p: Primitive | None = None) -> C
         return change(self, fn, args, kwargs, name)
 
     def call_directly(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if len(args) == 1 and not kwargs and _changed(self, p, args[0]):
+        if len(args) == 1 and _changed(self, p, args[0], kwargs):
             return self
         return change(self, fn, args, kwargs, name)
 
@@ -141,10 +143,14 @@ def in_place(fn: Callable[..., Any], name: str, p: Primitive | None = None) -> C
     return method
 
 
-def _changed(x: Tensor, p: Any, y: Any) -> bool:
+_SCALED, _NUMBERS = ("add", "sub"), (int, float)
+
+
+def _changed(x: Tensor, p: Any, y: Any, kwargs: dict[str, Any]) -> bool:
     """`x = p(x, y)` in place, at once if it is plain: floating numbers that nobody traces or records.
 
-    False if that was not so, or went wrong; then nothing has changed.
+    `y` may be scaled by `alpha`, of `add_` and `sub_`. False if it was not plain, or went wrong; then nothing has
+    changed.
     """
     if mode.tracer is not None or x._base is not None or (x._requires_grad and mode.grad):
         return False
@@ -159,6 +165,11 @@ def _changed(x: Tensor, p: Any, y: Any) -> bool:
     if dtype.kind != "f":
         return False
     try:
+        if kwargs:
+            (alpha,) = kwargs.values()
+            if "alpha" not in kwargs or p.name not in _SCALED or alpha.__class__ not in _NUMBERS:
+                return False
+            y = runner_of(PRIMITIVES["mul"])(y, alpha) if isinstance(y, np.ndarray) else y * alpha
         result = (p.run or runner_of(p))(array, y)
         if result.shape != array.shape:
             return False

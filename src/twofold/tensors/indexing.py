@@ -23,7 +23,7 @@ from ..primitives import index as I
 from ..primitives import movement as M
 from ..primitives.reduce import cumsum
 from ._keys import MASK_HINT, Plan, array_of, constant, indices_of_mask, plan
-from ._registry import assign, function
+from ._registry import assign, change, function
 from ._views import picked
 from .promotion import cast_to, matched
 
@@ -384,7 +384,7 @@ def _where_method(self: Tensor, condition: Tensor, other: Any) -> Tensor:
     return where(condition, self, other)
 
 
-@function(inplace=True)
+@function
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """`input` with `value`, a number or a 0-d tensor, where `mask` is True.
 
@@ -410,6 +410,18 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
             op="masked_fill",
         )
     return bind(E.where, (mask, cast_to(value, input.dtype), input), {})
+
+
+@function(module=False)
+def masked_fill_(self: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """In-place form of `masked_fill`: writes the result into the tensor and returns it."""
+    if mode.tracer is None and not isinstance(value, Tensor) and not _recorded(self, self) and _writable(self):
+        array, places = self._value, _bool_mask(mask, "masked_fill_")._value
+        if array.shape[array.ndim - places.ndim :] == places.shape and not isinstance(value, complex):
+            np.copyto(array, cast_to(value, self.dtype), where=places, casting="unsafe")
+            overwritten(self)
+            return self
+    return change(self, masked_fill, (mask, value), {}, "masked_fill_")
 
 
 @function

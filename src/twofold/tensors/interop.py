@@ -16,7 +16,7 @@ import numpy as np
 
 from ..autodiff.bind import bind, no_record
 from ..autodiff.handle import Tensor, alias, exported, mode, wrap
-from ..ir.dtypes import as_dtype, bfloat16
+from ..ir.dtypes import FROM_NUMPY, as_dtype, bfloat16
 from ..ir.errors import AutogradError, DTypeError, ShapeError, TraceError
 from ..primitives import elementwise, movement
 from ._registry import function
@@ -269,6 +269,8 @@ def from_numpy(ndarray: Array) -> Tensor:
         raise DTypeError(
             f"expected a NumPy array, got {type(ndarray).__name__}", op="from_numpy", hint="use twofold.tensor(...)"
         )
+    if ndarray.__class__ is np.ndarray and ndarray.dtype in FROM_NUMPY and ndarray.dtype.isnative:
+        return wrap(ndarray.view())
     as_dtype(ndarray.dtype)
     if not ndarray.dtype.isnative:
         raise DTypeError(

@@ -527,7 +527,10 @@ def _number(value: Any, dtype: DType) -> Any:
     """`value` as a number of the dtype's kind, truncated as a cast would."""
     if isinstance(value, complex) and not dtype.is_complex:
         raise DTypeError(f"the complex number {value} can't be stored in a {dtype.name} tensor", op="fill_")
-    return _KINDS[dtype.kind](value)
+    try:
+        return _KINDS[dtype.kind](value)
+    except (OverflowError, ValueError):  # infinity and NaN are no integers
+        raise DTypeError(f"the number {value} can't be stored in a {dtype.name} tensor", op="fill_") from None
 
 
 _KINDS: dict[str, Any] = {"bool": bool, "int": int, "uint": int, "float": float, "complex": complex}

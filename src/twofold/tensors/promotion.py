@@ -121,7 +121,11 @@ def cast_to(x: Any, dtype: DType) -> Any:
         return x if x.__class__ is float else float(x) if not isinstance(x, complex) else x
     if dtype is bool_dtype:
         return bool(x)
-    return _wrapped_integer(int(x), dtype)
+    try:
+        whole = int(x)
+    except (TypeError, ValueError, OverflowError):
+        raise DTypeError(f"the number {x} does not fit dtype {dtype.name}") from None
+    return _wrapped_integer(whole, dtype)
 
 
 def _wrapped_integer(x: int, dtype: DType) -> int:
