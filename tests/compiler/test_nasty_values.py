@@ -11,6 +11,8 @@ import pytest
 from test_kernels import PRIMITIVES
 from test_one_meaning import assert_same_bits
 
+import twofold as tw
+import twofold.nn.functional as F
 from twofold.backends.cpu.program import Program
 from twofold.compiler.eager_maps import EXACT, FUNCTIONS, LARGE, arity
 from twofold.compiler.pipeline import optimize
@@ -270,3 +272,32 @@ def test_small_shapes(shapes):
             arrays.insert(0, np.asarray(rng.random(shapes[0]) < 0.5))
         cases += [(p, arrays, q) for q in params_of(name, d) if d in p.dtypes and is_taken(p, arrays, q)]
     check(cases)
+
+
+def _with_number(x, y):
+    """What takes a Python number beside a tensor; None where it is refused."""
+    made = []
+    for f in (
+        lambda: x + y, lambda: y - x, lambda: x * y, lambda: x < y, lambda: x == y, lambda: x**y, lambda: x / y,
+        lambda: x.clamp(max=y), lambda: tw.where(x == x, y, x), lambda: tw.full_like(x, y),
+        lambda: x.clone().fill_(y), lambda: x.clone().add_(y), lambda: x.masked_fill(x > 1, y),
+        lambda: F.pad(x, (1, 2), value=y),
+    ):  # fmt: skip
+        try:
+            made.append(f())
+        except TwofoldError:
+            made.append(None)
+    return made
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64", "float16", "bfloat16", "float64", "complex64"])
+def test_python_numbers(dtype):
+    numbers = (-1, 3, 300, 2**31, -(2**40), 0.5, -0.0, 1e10, 1e39, 1e-45, 1e-310, np.inf, -np.inf, np.nan, 2 + 1j)
+    x = tw.from_numpy(nasty(BY_NAME[dtype])[:12])
+    want = [_with_number(x, y) for y in numbers]
+    got = tw.compile(lambda x: [_with_number(x, y) for y in numbers])(x)
+    for y, a, b in zip(numbers, want, got, strict=True):
+        for i, (e, g) in enumerate(zip(a, b, strict=True)):
+            assert (e is None) is (g is None), f"{dtype} {y}, number {i}"
+            if e is not None:
+                assert_same_bits(g.numpy(), e.numpy(), f"{dtype} {y}, number {i}")

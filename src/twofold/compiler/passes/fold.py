@@ -36,7 +36,7 @@ def fold(graph: Graph) -> Graph:
     def visit(node: Node) -> bool:
         out = node.outputs[0]
         if node.prim.name == "full":
-            scalar = np.full((), node.params["value"], out.dtype.numpy)
+            scalar = node.prim.numpy(shape=(), value=node.params["value"], dtype=out.dtype)
             value = rewriter.graph.constant(scalar, out.dtype)
             if out.shape == ():
                 known[out] = scalar
