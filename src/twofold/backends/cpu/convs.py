@@ -38,6 +38,7 @@ _DEEP = 1024  # k of a block of patches
 _PATCHES = 256 << 10  # bytes of patches that a worker packs at a time
 _CACHED = 256 << 10  # bytes of weights that are multiplied with one panel after the other
 _TOGETHER = 4  # tiles of a chunk of weights whose rows lie beside each other
+_FEW_CHANNELS, _EVEN = 16, 2048  # channels are read one by one if they are few, or their bytes a multiple of this
 _SPLIT = 1 << 20  # bytes of a plane that is split
 _SMALL_IMAGE = 512  # pixels: panels go through several images where these are smaller
 _WASTE = 1.03  # vectors per image over those that its pixels fill, from which on they do
@@ -133,6 +134,8 @@ class Plan:
             one = math.prod(shape[2:]) * size
             words[name + "_image"], words[name + "_group"] = math.prod(shape[1:]) * size, one * own
             words[name + "_channel"] = one
+        one_by_one = channels <= _FEW_CHANNELS or words["x_channel"] % _EVEN == 0
+        words["one_by_one"] = int(one_by_one and not self.is_few)
         taps = math.prod(self.kernel_size) * size
         words["w_group"] = channels * outputs * taps
         words["w_line"], words["w_channel"] = channels * taps, taps
@@ -230,11 +233,18 @@ class Plan:
         own["shifts"] = self._address(shifts(parts, self.plane) * itemsize)
         own["w_shifts"] = self._address(numbers * itemsize)
         own["vectors"], own["masks"] = self._address(table), self._address(made.masks)
-        depth = own["depth"] = -(-own["k"] // -(-own["k"] // _DEEP)) if kernels.goes_on else own["k"]
+        depth = own["depth"] = self._depth(len(numbers))
         own["block"] = min(words["tiles"], max(1, _CACHED // (depth * kernels.tile_step)))
         if self.is_few:
             return own, words["x_apart"] > 1 or bool((table[:, READS // 8] != 1).any())
         return own, not mark_direct(table, parts[-1].step == 2, kernels.lanes, itemsize, kernels.masks)
+
+    def _depth(self, taps: int) -> int:
+        """Of blocks of k, which are of whole taps where that is possible."""
+        k, unit = taps * self.channels, self.channels if self.channels <= _DEEP else 1
+        if not self.owner.kernels.goes_on:
+            return k
+        return -(-k // (-(-k // _DEEP) * unit)) * unit
 
     def _places(self, seen: Sequence[Sequence[Sweep]], sweeps: Array) -> Array:
         """Where an element of a line of the weights goes, in bytes, and how many more for each tile; or -1."""

@@ -12,6 +12,11 @@ neighbours are two elements apart, a segment is two loads and a shuffle; these r
 which must be memory of the input: otherwise that vector is gathered.
 Results are stored by the tiles where a panel's pixels are neighbours there, too; otherwise they go through scratch
 memory.
+
+Note [Channels one by one]
+The planes of channels often are as many bytes as a power of two, so that what a tap reads of all of them falls into
+few sets of the caches. Then all taps read one channel, then the next, though patches are written in other order so.
+It is also the better way if there are few channels.
 """
 
 from __future__ import annotations
@@ -41,7 +46,7 @@ WORDS = (
     "y_channel", "w_group", "w_line", "w_repeat", "repeats", "columns", "groups", "channels", "outputs", "tiles",
     "rows", "extra", "x_apart", "y_apart", "sweeps", "num_sweeps", "w_channel", "splits", "split_bytes",
     "split_phase", "split_lines", "split_count", "split_length", "split_apart", "packs", "chunks", "packed_bytes",
-    "places", "together", "parts", "planes", "images", "row_splits",
+    "places", "together", "parts", "planes", "images", "row_splits", "one_by_one",
 )  # fmt: skip
 
 # Words of a sweep. A chunk goes through all sweeps, which write in turns to the same lines of memory.
@@ -104,6 +109,13 @@ class PixelKernels:
         places = f.load(vector("i32", self.lanes), f.at(row, READ_PLACES), 4)
         is_apart = f.icmp("sgt", w["x_apart"], 1)
         is_even = f.icmp("eq", w["x_apart"], 1)
+        last_tap = f.int(f.div(f.add(end, f.sub(channels, 1)), channels))
+
+        def near(at: Val, wanted: Val, before: Val) -> Val:
+            return self._merged(f, at, wanted, before)
+
+        def apart(at: Val, wanted: Val, before: Val) -> Val:
+            return f.value(f"select {wanted}, {self._every_second(f, at)}, {before}", self.ty)
 
         def tap(t: Any, to: Val) -> list[Val]:
             skip = f.sub(begin, f.mul(t, channels))
@@ -147,12 +159,6 @@ class PixelKernels:
 
                 return loop
 
-            def near(at: Val, wanted: Val, before: Val) -> Val:
-                return self._merged(f, at, wanted, before)
-
-            def apart(at: Val, wanted: Val, before: Val) -> Val:
-                return f.value(f"select {wanted}, {self._every_second(f, at)}, {before}", self.ty)
-
             ways: list[tuple[Val, Callable[[], object]]] = [(plain, lambda: f.loop(0, count, copy, [at, to]))]
             for load, condition in ((near, is_even), (apart, safe)):
                 for number in range(1, SEGMENTS + 1):
@@ -161,7 +167,46 @@ class PixelKernels:
             cases(f, [*ways, (TRUE, lambda: f.loop(0, count, gather, [at, to, mask]))])
             return [f.at(to, f.mul(count, step))]
 
-        f.loop(first_tap, f.div(f.add(end, f.sub(channels, 1)), channels), tap, [target])
+        def by_channels(number: int, load: Callable[[Val, Val, Val], Val]) -> Callable[[], object]:
+            """All taps of a channel, then the next: see Note [Channels one by one]."""
+
+            def loop() -> None:
+                entries = [f.at(row, READ_SEGMENTS + 16 * i) for i in range(number)]
+                starts = [f.at(start, f.load("i64", entry, 8)) for entry in entries]
+                own = [f.load("i16", f.at(entry, 8), 2) for entry in entries]
+                of_tap = f.mul(channels, step)
+
+                def channel(_: Any, to: Val, *ats: Val) -> list[Val]:
+                    def one(t: Any, to: Val) -> list[Val]:
+                        bits = f.load("i16", f.at(masks, f.mul(t, 2)), 2)
+                        shift, v = f.load("i64", f.at(shifts, f.mul(t, 8)), 8), f.const(0, self.ty)
+                        for at, part in zip(ats, own, strict=True):
+                            wanted = f.op("and", bits, part) if number > 1 else bits
+                            v = load(f.at(at, shift), mask_of(f, wanted, self.lanes), v)
+                        f.store(v, to, self.size)
+                        return [f.at(to, of_tap)]
+
+                    f.loop(first_tap, last_tap, one, [to])
+                    return [f.at(to, step), *[f.at(at, plane) for at in ats]]
+
+                f.loop(0, channels, channel, [target, *starts])
+
+            return loop
+
+        taps = f.sub(last_tap, first_tap)
+        whole = f.op("and", f.icmp("eq", f.int(f.mul(taps, channels)), f.sub(end, begin)), f.icmp("sgt", taps, 1))
+        whole = f.op("and", whole, f.icmp("eq", w["one_by_one"], 1))
+        from_to = [f.load("i64", f.at(shifts, f.mul(t, 8)), 8) for t in (first_tap, f.sub(last_tap, 1))]
+        at = f.value(f"ptrtoint ptr {start.ref} to i64", "i64")
+        low = f.add(f.add(at, least), from_to[0])
+        high = f.add(f.add(at, most), f.add(from_to[1], f.add(f.mul(f.sub(channels, 1), plane), 2 * self.step)))
+        safe = f.op("and", f.icmp("sge", low, w["x"]), f.icmp("sle", high, w["x_end"]))
+        ways: list[tuple[Val, Callable[[], object]]] = []
+        for load, condition in ((near, is_even), (apart, f.op("and", is_apart, safe))):
+            for number in range(1, SEGMENTS + 1):
+                fits = f.op("and", f.op("and", whole, condition), f.icmp("eq", reads, number))
+                ways.append((fits, by_channels(number, load)))
+        cases(f, [*ways, (TRUE, lambda: f.loop(first_tap, last_tap, tap, [target]))])
         f.ret()
         f.finish()
 
@@ -251,11 +296,11 @@ class PixelKernels:
     def vectors_in(self, f: Function, s: dict[str, Val], block: Number) -> Callable[[Number, int], list[Place]]:
         """The same, of a block that is known."""
         start = f.load("i64", f.at(pointer(f, s["blocks"]), f.mul(block, 8)), 8)
-        start, line = f.sub(start, f.mul(block, s["period"])), f.mul(s["taps"], 2)
+        begin, line = f.sub(start, f.mul(block, s["period"])), f.mul(s["taps"], 2)
         x, y = f.mul(block, s["x_step"]), f.mul(block, s["y_step"])
 
         def places(first: Number, count: int) -> list[Place]:
-            at = f.add(start, first)
+            at = f.add(begin, first)
             row, masks = (
                 f.at(pointer(f, s["vectors"]), f.mul(at, ROW)),
                 f.at(pointer(f, s["masks"]), f.mul(at, line)),
