@@ -21,6 +21,7 @@ It is also the better way if there are few channels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -99,130 +100,23 @@ class PixelKernels:
             ("i64", "end"), ("ptr", "target"), ("i64", "step"),
         ]  # fmt: skip
         f = Function(module, "patch", signature, attributes="nounwind noinline", private=True)
-        words, x, row, masks, shifts, begin, end, target, step = f.args
-        w = words_of(f, words)
-        channels, plane = w["channels"], w["x_channel"]
-        base, reads, least, most = [f.load("i64", f.at(row, at), 8) for at in (BASE, READS, LEAST, MOST)]
-        start = f.at(x, base)
-        first_tap = f.int(f.div(begin, channels))
-        full = (1 << self.lanes) - 1
-        places = f.load(vector("i32", self.lanes), f.at(row, READ_PLACES), 4)
-        is_apart = f.icmp("sgt", w["x_apart"], 1)
-        is_even = f.icmp("eq", w["x_apart"], 1)
-        last_tap = f.int(f.div(f.add(end, f.sub(channels, 1)), channels))
-
-        def near(at: Val, wanted: Val, before: Val) -> Val:
-            return self._merged(f, at, wanted, before)
-
-        def apart(at: Val, wanted: Val, before: Val) -> Val:
-            return f.value(f"select {wanted}, {self._every_second(f, at)}, {before}", self.ty)
-
-        def tap(t: Any, to: Val) -> list[Val]:
-            skip = f.sub(begin, f.mul(t, channels))
-            skip = f.select(f.icmp("sgt", skip, 0), f.int(skip), f.int(0))
-            count = f.int(f.sub(f.min(channels, f.sub(end, f.mul(t, channels))), skip))
-            bits = f.load("i16", f.at(masks, f.mul(t, 2)), 2)
-            shift = f.load("i64", f.at(shifts, f.mul(t, 8)), 8)
-            at = f.at(start, f.add(shift, f.mul(skip, plane)))
-            mask = mask_of(f, bits, self.lanes)
-            whole = f.icmp("eq", bits, Val(str(full - (full >> 15 << 16)), "i16"))
-            plain = f.op("and", is_even, f.op("and", whole, f.icmp("eq", reads, 1)))
-            reach = [f.value(f"ptrtoint ptr {at.ref} to i64", "i64")]
-            low = f.add(reach[0], least)
-            high = f.add(f.add(reach[0], most), f.add(f.mul(f.sub(count, 1), plane), 2 * self.step))
-            safe = f.op("and", f.icmp("sge", low, w["x"]), f.icmp("sle", high, w["x_end"]))
-            safe = f.op("and", safe, is_apart)
-
-            def copy(_: Any, at: Val, to: Val) -> list[Val]:
-                f.store(f.load(self.ty, at, self.size), to, self.size)
-                return [f.at(at, plane), f.at(to, step)]
-
-            def gather(_: Any, at: Val, to: Val, mask: Val) -> list[Val]:
-                f.store(self._gather(f, at, places, mask), to, self.size)
-                return [f.at(at, plane), f.at(to, step), mask]
-
-            def segments(number: int, load: Callable[[Val, Val, Val], Val]) -> Callable[[], object]:
-                """That many, each read into its lanes."""
-
-                def one(_: Any, to: Val, *carry: Val) -> list[Val]:
-                    v = f.const(0, self.ty)
-                    for at, wanted in zip(carry[:number], carry[number:], strict=True):
-                        v = load(at, wanted, v)
-                    f.store(v, to, self.size)
-                    return [f.at(to, step), *[f.at(at, plane) for at in carry[:number]], *carry[number:]]
-
-                def loop() -> None:
-                    entries = [f.at(row, READ_SEGMENTS + 16 * i) for i in range(number)]
-                    starts = [f.at(at, f.load("i64", entry, 8)) for entry in entries]
-                    own = [f.op("and", bits, f.load("i16", f.at(entry, 8), 2)) for entry in entries]
-                    f.loop(0, count, one, [to, *starts, *[mask_of(f, part, self.lanes) for part in own]])
-
-                return loop
-
-            ways: list[tuple[Val, Callable[[], object]]] = [(plain, lambda: f.loop(0, count, copy, [at, to]))]
-            for load, condition in ((near, is_even), (apart, safe)):
-                for number in range(1, SEGMENTS + 1):
-                    fits = f.op("and", condition, f.icmp("eq", reads, number))
-                    ways.append((fits, segments(number, load)))
-            cases(f, [*ways, (TRUE, lambda: f.loop(0, count, gather, [at, to, mask]))])
-            return [f.at(to, f.mul(count, step))]
-
-        def by_channels(number: int, load: Callable[[Val, Val, Val], Val]) -> Callable[[], object]:
-            """All taps of a channel, then the next: see Note [Channels one by one]."""
-
-            def loop() -> None:
-                entries = [f.at(row, READ_SEGMENTS + 16 * i) for i in range(number)]
-                starts = [f.at(start, f.load("i64", entry, 8)) for entry in entries]
-                own = [f.load("i16", f.at(entry, 8), 2) for entry in entries]
-                of_tap = f.mul(channels, step)
-
-                def channel(_: Any, to: Val, *ats: Val) -> list[Val]:
-                    def one(t: Any, to: Val) -> list[Val]:
-                        bits = f.load("i16", f.at(masks, f.mul(t, 2)), 2)
-                        shift, v = f.load("i64", f.at(shifts, f.mul(t, 8)), 8), f.const(0, self.ty)
-                        for at, part in zip(ats, own, strict=True):
-                            wanted = f.op("and", bits, part) if number > 1 else bits
-                            v = load(f.at(at, shift), mask_of(f, wanted, self.lanes), v)
-                        f.store(v, to, self.size)
-                        return [f.at(to, of_tap)]
-
-                    f.loop(first_tap, last_tap, one, [to])
-                    return [f.at(to, step), *[f.at(at, plane) for at in ats]]
-
-                f.loop(0, channels, channel, [target, *starts])
-
-            return loop
-
-        taps = f.sub(last_tap, first_tap)
-        whole = f.op("and", f.icmp("eq", f.int(f.mul(taps, channels)), f.sub(end, begin)), f.icmp("sgt", taps, 1))
-        whole = f.op("and", whole, f.icmp("eq", w["one_by_one"], 1))
-        from_to = [f.load("i64", f.at(shifts, f.mul(t, 8)), 8) for t in (first_tap, f.sub(last_tap, 1))]
-        at = f.value(f"ptrtoint ptr {start.ref} to i64", "i64")
-        low = f.add(f.add(at, least), from_to[0])
-        high = f.add(f.add(at, most), f.add(from_to[1], f.add(f.mul(f.sub(channels, 1), plane), 2 * self.step)))
-        safe = f.op("and", f.icmp("sge", low, w["x"]), f.icmp("sle", high, w["x_end"]))
-        ways: list[tuple[Val, Callable[[], object]]] = []
-        for load, condition in ((near, is_even), (apart, f.op("and", is_apart, safe))):
-            for number in range(1, SEGMENTS + 1):
-                fits = f.op("and", f.op("and", whole, condition), f.icmp("eq", reads, number))
-                ways.append((fits, by_channels(number, load)))
-        cases(f, [*ways, (TRUE, lambda: f.loop(first_tap, last_tap, tap, [target]))])
+        _Patch(self, f).emit()
         f.ret()
         f.finish()
 
-    def _merged(self, f: Function, at: Val, mask: Val, before: Val) -> Val:
+    def merged(self, f: Function, at: Val, mask: Val, before: Val) -> Val:
         """What is read where the mask is true, and elsewhere what was there before."""
         name = f"llvm.masked.load.v{self.lanes}f{8 * self.size}.p0"
         f.module.declare(name, self.ty, ["ptr", "i32", mask.ty, self.ty])
         return f.value(f"call {self.ty} @{name}(ptr {at.ref}, i32 {self.size}, {mask}, {before})", self.ty)
 
-    def _every_second(self, f: Function, at: Val) -> Val:
+    def every_second(self, f: Function, at: Val) -> Val:
         """Elements 0, 2, 4, ... of memory."""
         a, b = (f.load(self.ty, f.at(at, half * self.step), self.size) for half in (0, 1))
         order = ", ".join(f"i32 {2 * i}" for i in range(self.lanes))
         return f.value(f"shufflevector {a}, {b}, <{self.lanes} x i32> <{order}>", self.ty)
 
-    def _gather(self, f: Function, at: Val, places: Val, mask: Val) -> Val:
+    def gather(self, f: Function, at: Val, places: Val, mask: Val) -> Val:
         many = vector("ptr", self.lanes)
         where = f.value(f"getelementptr {self.one}, ptr {at.ref}, {places}", many)
         name = f"llvm.masked.gather.v{self.lanes}f{8 * self.size}.v{self.lanes}p0"
@@ -231,7 +125,7 @@ class PixelKernels:
             f"call {self.ty} @{name}({where}, i32 {self.size}, {mask}, {self.ty} zeroinitializer)", self.ty
         )
 
-    def _scatter(self, f: Function, v: Val, at: Val, places: Val, mask: Val) -> None:
+    def scatter(self, f: Function, v: Val, at: Val, places: Val, mask: Val) -> None:
         many = vector("ptr", self.lanes)
         where = f.value(f"getelementptr {self.one}, ptr {at.ref}, {places}", many)
         name = f"llvm.masked.scatter.v{self.lanes}f{8 * self.size}.v{self.lanes}p0"
@@ -278,7 +172,7 @@ class PixelKernels:
             cases(f, [(is_apart, each(apart, at, low, high)), (TRUE, each(near, at, low))])
 
         def scattered(v: Val, to: Val, mask: Val) -> None:
-            self._scatter(f, v, to, places, mask)
+            self.scatter(f, v, to, places, mask)
 
         f.loop(0, writes, segment)
         places = f.load(vector("i32", lanes), f.at(row, WRITE_PLACES), 4)
@@ -321,6 +215,138 @@ class PixelKernels:
     @staticmethod
     def sweep_at(f: Function, at: Val) -> dict[str, Val]:
         return {name: f.load("i64", f.at(at, 8 * place), 8) for place, name in enumerate(SWEEP)}
+
+
+Load = Callable[[Val, Val, Val], Val]  # from an address, into the lanes of a mask, over what was there before
+
+
+class _Patch:
+    """The body of the function "patch"."""
+
+    def __init__(self, kernels: PixelKernels, f: Function):
+        self.kernels, self.f = kernels, f
+        words, x, self.row, self.masks, self.shifts, self.begin, self.end, self.target, self.step = f.args
+        self.w = w = words_of(f, words)
+        self.channels, self.plane = w["channels"], w["x_channel"]
+        base, self.reads, self.least, self.most = [
+            f.load("i64", f.at(self.row, at), 8) for at in (BASE, READS, LEAST, MOST)
+        ]
+        self.start = f.at(x, base)
+        self.is_apart, self.is_even = f.icmp("eq", w["x_apart"], 2), f.icmp("eq", w["x_apart"], 1)
+        self.first_tap = f.int(f.div(self.begin, self.channels))
+        self.last_tap = f.int(f.div(f.add(self.end, f.sub(self.channels, 1)), self.channels))
+
+    def emit(self) -> None:
+        """Channel by channel, or tap by tap."""
+        f = self.f
+        taps = f.sub(self.last_tap, self.first_tap)
+        whole = f.icmp("eq", f.int(f.mul(taps, self.channels)), f.sub(self.end, self.begin))
+        whole = f.op("and", whole, f.op("and", f.icmp("sgt", taps, 1), f.icmp("eq", self.w["one_by_one"], 1)))
+        shifts = [self._shift(t) for t in (self.first_tap, f.sub(self.last_tap, 1))]
+        safe = self._is_safe([f.at(self.start, shift) for shift in shifts], self.channels)
+        ways = self._ways(safe, self._by_channels, whole)
+        cases(f, [*ways, (TRUE, lambda: f.loop(self.first_tap, self.last_tap, self._tap, [self.target]))])
+
+    def _ways(
+        self, safe: Val, way: Callable[[int, Load], Callable[[], object]], condition: Val = TRUE
+    ) -> list[tuple[Val, Callable[[], object]]]:
+        """A case for each number of segments and how these are read."""
+        f, out = self.f, []
+        for load, fits in ((self.kernels.merged, self.is_even), (self._apart, f.op("and", self.is_apart, safe))):
+            for number in range(1, SEGMENTS + 1):
+                own = f.op("and", f.op("and", condition, fits), f.icmp("eq", self.reads, number))
+                out.append((own, way(number, functools.partial(load, f))))
+        return out
+
+    def _apart(self, f: Function, at: Val, wanted: Val, before: Val) -> Val:
+        return f.value(f"select {wanted}, {self.kernels.every_second(f, at)}, {before}", self.kernels.ty)
+
+    def _is_safe(self, ends: Sequence[Val], channels: Val) -> Val:
+        """Whether what lies between elements, of so many channels, is memory of the input."""
+        f = self.f
+        low, high = (f.value(f"ptrtoint ptr {at.ref} to i64", "i64") for at in ends)
+        high = f.int(f.add(high, f.add(f.mul(f.sub(channels, 1), self.plane), 2 * self.kernels.step)))
+        above = f.icmp("sge", f.int(f.add(low, self.least)), self.w["x"])
+        return f.op("and", above, f.icmp("sle", f.int(f.add(high, self.most)), self.w["x_end"]))
+
+    def _shift(self, t: Number) -> Val:
+        return self.f.load("i64", self.f.at(self.shifts, self.f.mul(t, 8)), 8)
+
+    def _inside(self, t: Number) -> Val:
+        return self.f.load("i16", self.f.at(self.masks, self.f.mul(t, 2)), 2)
+
+    def _segments(self, number: int, at: Val) -> tuple[list[Val], list[Val]]:
+        """Where segments begin, and their lanes as bits."""
+        f = self.f
+        entries = [f.at(self.row, READ_SEGMENTS + 16 * i) for i in range(number)]
+        starts = [f.at(at, f.load("i64", entry, 8)) for entry in entries]
+        return starts, [f.load("i16", f.at(entry, 8), 2) for entry in entries]
+
+    def _by_channels(self, number: int, load: Load) -> Callable[[], object]:
+        """All taps of a channel, then the next: see Note [Channels one by one]."""
+        f, k = self.f, self.kernels
+
+        def every() -> None:
+            starts, own = self._segments(number, self.start)
+            of_tap = f.mul(self.channels, self.step)
+
+            def channel(_: Any, to: Val, *ats: Val) -> list[Val]:
+                def tap(t: Any, to: Val) -> list[Val]:
+                    bits, shift, v = self._inside(t), self._shift(t), f.const(0, k.ty)
+                    for at, part in zip(ats, own, strict=True):
+                        wanted = f.op("and", bits, part) if number > 1 else bits
+                        v = load(f.at(at, shift), mask_of(f, wanted, k.lanes), v)
+                    f.store(v, to, k.size)
+                    return [f.at(to, of_tap)]
+
+                f.loop(self.first_tap, self.last_tap, tap, [to])
+                return [f.at(to, self.step), *[f.at(at, self.plane) for at in ats]]
+
+            f.loop(0, self.channels, channel, [self.target, *starts])
+
+        return every
+
+    def _tap(self, t: Any, to: Val) -> list[Val]:
+        """The channels under a tap."""
+        f, k = self.f, self.kernels
+        skip = f.sub(self.begin, f.mul(t, self.channels))
+        skip = f.select(f.icmp("sgt", skip, 0), f.int(skip), f.int(0))
+        count = f.int(f.sub(f.min(self.channels, f.sub(self.end, f.mul(t, self.channels))), skip))
+        bits, at = self._inside(t), f.at(self.start, f.add(self._shift(t), f.mul(skip, self.plane)))
+        full = (1 << k.lanes) - 1
+        whole = f.icmp("eq", bits, Val(str(full - (full >> 15 << 16)), "i16"))
+        plain = f.op("and", self.is_even, f.op("and", whole, f.icmp("eq", self.reads, 1)))
+
+        def each(read: Callable[..., Val], *carry: Val, ats: int = 1) -> object:
+            """For all channels; the first of what is carried are addresses."""
+
+            def one(_: Any, to: Val, *carry: Val) -> list[Val]:
+                f.store(read(*carry), to, k.size)
+                return [f.at(to, self.step), *[f.at(at, self.plane) for at in carry[:ats]], *carry[ats:]]
+
+            return f.loop(0, count, one, [to, *carry])
+
+        def segments(number: int, load: Load) -> Callable[[], object]:
+            def read(*carry: Val) -> Val:
+                v = f.const(0, k.ty)
+                for at, wanted in zip(carry[:number], carry[number:], strict=True):
+                    v = load(at, wanted, v)
+                return v
+
+            def every() -> None:
+                starts, own = self._segments(number, at)
+                masks = [mask_of(f, f.op("and", bits, part), k.lanes) for part in own]
+                each(read, *starts, *masks, ats=number)
+
+            return every
+
+        def gather() -> None:
+            places = f.load(vector("i32", k.lanes), f.at(self.row, READ_PLACES), 4)
+            each(lambda at, mask: k.gather(f, at, places, mask), at, mask_of(f, bits, k.lanes))
+
+        copy = functools.partial(each, lambda at: f.load(k.ty, at, k.size), at)
+        cases(f, [(plain, copy), *self._ways(self._is_safe([at, at], count), segments), (TRUE, gather)])
+        return [f.at(to, f.mul(count, self.step))]
 
 
 def words_of(f: Function, words: Val) -> dict[str, Val]:
