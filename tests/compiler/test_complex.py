@@ -7,7 +7,10 @@ import pytest
 from test_kernels import NUMPY_NAMES, make_graph
 
 import twofold as tw
+from twofold.backends.cpu import jit, maps
 from twofold.backends.cpu.program import Program
+from twofold.backends.cpu.target import AVX2, AVX512, SSE2
+from twofold.compiler import eager_complex, eager_maps
 from twofold.compiler.compile import optimize
 from twofold.ir.primitive import PRIMITIVES
 
@@ -153,3 +156,38 @@ def test_what_only_moves_stays_in_one_piece():
     graph = optimize(tw.trace(lambda x: x.T.flip(0).reshape(4), x).graph)
     assert not any(n.prim.name in ("real", "imag", "complex") for n in graph.nodes)
     assert tw.compile(lambda x: x.T.flip(0).reshape(4))(x).tolist() == [3 - 1j, 4, 1 + 2j, 0.5j]
+
+
+@pytest.mark.parametrize("name", ["mul", "asin", "abs", "pow"])
+def test_open_kernels_on_other_processors(name):
+    """Narrower vectors give the same bits, at every length; a number of another shape needs no other code."""
+    p, rng = PRIMITIVES[name], np.random.default_rng(0)
+    for dtype in (tw.complex64, tw.complex128):
+        dtypes = [dtype] * eager_maps.arity(name)
+        z = arguments(dtype.numpy, True)
+        parts = eager_complex.parts_of(p, dtypes, {})
+        kernels = [maps.PairMap(p, dtypes, {}, parts, t) for t in (AVX512, AVX2, SSE2) if t.runs_here]
+        for n in (1, 2, 3, 7, 8, 15, 16, 17, 33, 664):
+            x = [rng.permutation(z)[:n] for _ in dtypes]
+            results = [k(x).tobytes() for k in kernels]
+            assert len(set(results)) == 1, (name, dtype, n)
+            if len(x) == 2:
+                results = [k([x[0].reshape(n, 1), x[1][:3]]).tobytes() for k in kernels]
+                wide = [np.ascontiguousarray(v) for v in np.broadcast_arrays(x[0].reshape(n, 1), x[1][:3])]
+                assert {*results} == {kernels[0](wide).tobytes()}, (name, dtype, n)
+
+
+def test_eager_shapes_compile_nothing_new(monkeypatch):
+    z = tw.randn(4, 6, dtype=tw.complex64)
+    functions = [lambda z: (z * z).exp() / (z.abs() + 1), lambda z: z @ z.mT, lambda z: z.sum(0) * z.prod()]
+    for f in functions:
+        f(z), f(tw.randn(300, 300, dtype=tw.complex64))
+
+    def refuse(texts, _):
+        assert not texts, "code is made"
+        return []
+
+    monkeypatch.setattr(jit, "_compile_all", refuse)
+    for shape in ((1, 1), (17, 3), (5, 64), (2, 3, 5), (301, 299), (0, 4)):
+        for f in functions:
+            f(tw.randn(shape, dtype=tw.complex64))
