@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.dtypes import DType
-from ...ir.types import Shape
+from ...ir.types import Pairs, Shape
 from . import open as _open
 from .copies import row_major
 from .emit import Module
@@ -28,7 +28,6 @@ from .products import Products, products_of
 from .target import Target, host
 
 Array = np.ndarray[Any, Any]
-Pairs = tuple[tuple[int, int], ...]
 
 _LITTLE = 1 << 20  # multiply-adds that an entry does: 20 us or so
 _ROOM = 1 << 20  # bytes of an entry's memory
@@ -193,15 +192,21 @@ class Plan:
         if seen:
             chunks, scratch = (self._few if self.is_few else self._panels)(sweeps, bool(room))
         packs = self.groups * -(-words["tiles"] // words["together"]) if tiles and chunks else 0
+        words |= {"packs": packs, "chunks": chunks}
+        self._finish(packed, scratch)
+
+    def _finish(self, packed: int, scratch: int) -> None:
+        """What a call needs besides, with so many bytes of packed weights and of scratch memory."""
+        words, at = self.words, self.owner.at
         self._packed, self._scratch = -(-packed // 64) * 64, -(-(scratch + words["split_bytes"]) // 64) * 64
-        words |= {"packs": packs, "chunks": chunks, "packed_bytes": self._packed}
+        words["packed_bytes"] = self._packed
         words["x_end"] = math.prod(self.x) * self.owner.dtype.itemsize
         self._words = np.array(list(words.values()), np.int64)
         work = math.prod(self.shape) * math.prod(self.kernel_size) * self.channels
         is_little = work <= _LITTLE and self._packed + self._scratch <= _ROOM
         self._entry = self.owner.entry if is_little else None
-        at = self.owner.at
-        both = ((at["weights"], packs), (at["convolve"], chunks))
+        chunks = words["chunks"]
+        both = ((at["weights"], words["packs"]), (at["convolve"], chunks))
         self._phases: tuple[tuple[int, int], ...] = ((at["few"], chunks),) if self.is_few else both
         self.is_empty = not chunks
         self.nbytes = sum(t.nbytes for t in self._tables)
