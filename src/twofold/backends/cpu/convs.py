@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.dtypes import DType
-from ...ir.types import Pairs, Shape
+from ...ir.types import Shape
 from . import open as _open
 from .copies import row_major
 from .emit import Module
@@ -28,6 +28,7 @@ from .products import Products, products_of
 from .target import Target, host
 
 Array = np.ndarray[Any, Any]
+Pairs = tuple[tuple[int, int], ...]
 
 _LITTLE = 1 << 20  # multiply-adds that an entry does: 20 us or so
 _ROOM = 1 << 20  # bytes of an entry's memory
