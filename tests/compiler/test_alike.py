@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -105,3 +107,21 @@ def test_more_layers_are_no_more_code(make, lowered):
 def test_other_operands_are_other_code(lowered):
     tw.compile(one_operand).lower(tw.ones(8, 24), tw.ones(8, 24))
     assert len(lowered) == 2  # one operand twice, and two operands
+
+
+def test_packing_and_sums_of_layers_of_other_sizes_are_one_code():
+    tw.manual_seed(0)
+    sizes = (32, 64, 96, 128)
+    convs = [nn.Sequential(nn.Conv2d(i, o, 3, 1, 1, bias=False), nn.ReLU()) for i, o in itertools.pairwise(sizes)]
+    lines = [nn.Sequential(nn.Linear(i, o, bias=False), nn.ReLU()) for i, o in itertools.pairwise(sizes)]
+    model = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 32), *lines)
+    step = tw.compile(step_of(model))
+    rng = np.random.default_rng(0)
+    step(tw.tensor(rng.standard_normal((4, 32, 8, 8)).astype(np.float32)), tw.zeros(4, 128))
+    ((_, spec),) = next(iter(step.specializations.values()))
+    program = spec.program
+    steps = [(s.kind, s.nodes[0].prim.name, program._kernels[s.symbol][0]) for s in program.steps if s.symbol]
+    for kind, name in (("pack", "conv_last"), ("combine", "conv_last_weight_grad"), ("pack", "matmul")):
+        found = [code for k, n, code in steps if (k, n) == (kind, name)]
+        assert len(found) >= 3
+        assert len(set(found)) == 1, (kind, name)

@@ -289,7 +289,7 @@ class WeightGradKernel:
             starts.append(first * self.stride[d] + shift)
             firsts.append(first)
             counts.append(stop - first)
-        return _pick(f, tap, starts), _pick(f, tap, firsts), _pick(f, tap, counts)
+        return pick(f, tap, starts), pick(f, tap, firsts), pick(f, tap, counts)
 
     # --- the sum of the partial results -----------------------------------------------------------
 
@@ -359,7 +359,7 @@ def sum_of(f: Function, first: Val, count: int, step: int, ty: str) -> Val:
     return f.loop(whole, count, add, acc)[0]
 
 
-def _pick(f: Function, i: Any, values: list[int]) -> Any:
+def pick(f: Function, i: Any, values: list[int]) -> Any:
     """`values[i]`, by a chain of selections."""
     if isinstance(i, int):
         return values[i]

@@ -12,9 +12,9 @@ from typing import Any
 from ..emit import Function, Module, Val, vector
 from ..sizes import planned
 from .conv import ConvKernel, Sweep
+from .convgrad import pick
 from .cut import Cut
 from .tile import (
-    Loop,
     bases_of,
     columns_of,
     copy_bytes,
@@ -112,11 +112,19 @@ class SmallConvKernel(ConvKernel):
             channel = f.add(f.mul(group, self.outputs), f.mul(j, self.width))
 
             def with_columns(columns: int) -> None:
-                done = 0
-                for (rows, cols), taps in zip(self.sweeps, self.taps, strict=True):
-                    weights = f.at(b, done * self.inputs * self.width * 4)
-                    done += taps
-                    self._sweep(f, bases, a, weights, rows, cols, images, image, row, y0, channel, columns)
+                before = [sum(self.taps[:s]) * self.inputs * self.width * 4 for s in range(len(self.sweeps))]
+                rows, cols = ([pair[d] for pair in self.sweeps] for d in range(2))
+
+                def sweep(s: Any) -> None:
+                    weights = f.at(b, pick(f, s, before))
+                    here = _Chosen(f, s, rows), _Chosen(f, s, cols)
+                    self._sweep(f, bases, a, weights, *here, images, image, row, y0, channel, columns)
+
+                if len({one.gap for one in (*rows, *cols)}) == 1:
+                    f.loop(0, len(before), sweep)
+                else:
+                    for s in range(len(before)):
+                        sweep(s)
 
             self._by_panel(f, j, with_columns)
 
@@ -129,8 +137,8 @@ class SmallConvKernel(ConvKernel):
         bases: Any,
         a: Val,
         b: Val,
-        rows: Sweep,
-        cols: Sweep,
+        rows: _Chosen,
+        cols: _Chosen,
         images: int,
         image: Any,
         row: Any,
@@ -142,14 +150,14 @@ class SmallConvKernel(ConvKernel):
         _, height, width, channels = self.x.shape
         counts, step = columns_of(columns, self.lanes), self.width * 4
         pixel, line = channels * 4, width * channels * 4
-        across = len(cols.taps) * self.inputs * step
+        across: Any = f.mul(cols.taps, self.inputs * step)
 
         def tile(i: Any, j: Any) -> None:
             y, first_y, num_y = _meets(f, rows, i, height)
             x, first_x, num_x = _meets(f, cols, j, width)
             start = f.add(f.mul(f.sub(y, y0), line), f.mul(x, pixel))
             weight = f.add(f.mul(first_y, across), f.mul(first_x, self.inputs * step))
-            loops: list[Loop] = [(num_y, rows.gap * line, across)]
+            loops: list[Any] = [(num_y, rows.gap * line, across)]
             if cols.gap == 1 and self.inputs * 4 == pixel:
                 loops.append((f.mul(num_x, self.inputs), 4, step))
             else:
@@ -172,18 +180,31 @@ class SmallConvKernel(ConvKernel):
         f.loop(row, stop, lambda i: f.loop(0, cols.count, lambda j: tile(i, j)) and None)
 
 
-def _meets(f: Function, sweep: Sweep, i: Any, size: int) -> tuple[Any, Any, Any]:
+class _Chosen:
+    """A sweep, by its number among those that the code is for, which are equally dense."""
+
+    def __init__(self, f: Function, number: Any, sweeps: list[Sweep]):
+        one = sweeps[0] if isinstance(number, Val) else sweeps[number]
+        self.step, self.stride, self.gap = one.step, one.stride, one.gap
+        self.start = pick(f, number, [s.start for s in sweeps])
+        self.count = pick(f, number, [s.count for s in sweeps])
+        self.first = pick(f, number, [s.first for s in sweeps])
+        self.taps = pick(f, number, [len(s.taps) for s in sweeps])
+        self.back = max(max(0, -s.first) // self.gap + 1 for s in sweeps)
+
+
+def _meets(f: Function, sweep: _Chosen, i: Any, size: int) -> tuple[Any, Any, Any]:
     """The first input element that position i sees, under which tap, and how many taps follow."""
-    if not sweep.taps:
+    if sweep.taps.__class__ is int and not sweep.taps:
         return 0, 0, 0
     start = f.add(f.mul(i, sweep.stride), sweep.first)
-    gap, back = sweep.gap, max(0, -sweep.first) // sweep.gap + 1
+    gap, back = sweep.gap, sweep.back
     # divisions are of non-negative numbers only
     first = f.sub(back, f.div(f.add(start, back * gap), gap))
     first = f.select(f.icmp("sgt", first, 0), f.int(first), f.int(0)) if isinstance(first, Val) else max(first, 0)
     left: Any = f.sub(size + gap - 1, start)
     left = f.select(f.icmp("sgt", left, 0), f.int(left), f.int(0)) if isinstance(left, Val) else max(left, 0)
-    stop = f.min(f.div(left, gap), len(sweep.taps))
+    stop = f.min(f.div(left, gap), sweep.taps)
     count: Any = f.sub(stop, first)
     count = f.select(f.icmp("sgt", count, 0), f.int(count), f.int(0)) if isinstance(count, Val) else max(count, 0)
     return f.add(start, f.mul(first, gap)), first, count

@@ -21,7 +21,7 @@ from ..layout import Buffer, View
 from ..sizes import free, least, most, planned
 from ..target import Target
 from .access import load, store
-from .convgrad import _pick, sum_of
+from .convgrad import pick, sum_of
 from .cut import tile_rows
 from .tile import bases_of, columns_of, copy_bytes, kernel_function, multiply, scratch_of, unravel
 from .winograd import (
@@ -314,7 +314,7 @@ class WinogradWeightGradKernel:
 
 def lines_of(f: Function, i: Any) -> list[Any]:
     """The lines of x that row `i` of B' x B is made of."""
-    return [_pick(f, i, [p for p, _, _ in COMBINATIONS]), _pick(f, i, [q for _, q, _ in COMBINATIONS])]
+    return [pick(f, i, [p for p, _, _ in COMBINATIONS]), pick(f, i, [q for _, q, _ in COMBINATIONS])]
 
 
 def sign_of(f: Function, i: Any, ty: str) -> Val:
