@@ -1,4 +1,4 @@
-"""Large eager operations run on kernels: same meaning as the reference, same bits as compiled code."""
+"""Large eager operations run on kernels: same bits as compiled code, results of the caller's own."""
 
 import numpy as np
 import pytest
@@ -7,34 +7,9 @@ import twofold as tw
 import twofold.nn.functional as F
 from twofold.compiler import eager
 from twofold.ir import config
-from twofold.ir.evaluate import evaluate
 from twofold.ir.primitive import PRIMITIVES
 
 N = 40_000
-
-
-def numbers(shape, low=-0.9, high=0.9, dtype=np.float32):
-    return np.random.default_rng(0).uniform(low, high, shape).astype(dtype)
-
-
-PLACES = np.random.default_rng(1).integers(0, 300, (200, 50))
-
-CASES = {
-    "scatter_add": ((numbers((200, 300)), PLACES, numbers((200, 50))), {"dim": 1}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", sorted(CASES))
-def test_kernels_agree_with_the_reference(name):
-    p, (values, params) = PRIMITIVES[name], CASES[name]
-    native = eager._Native(p)
-    got = native.run(*values, **params)
-    assert any(program is not None for program in native._programs.values()), "it ran on NumPy"
-    want = evaluate(p, list(values), params)
-    for a, b in zip(got, want, strict=True) if p.multiple else [(got, want)]:
-        assert (a.dtype, a.shape) == (b.dtype, b.shape)
-        scale = np.abs(b).max() if a.dtype.kind == "f" else 0
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize(
@@ -93,17 +68,6 @@ def test_bits_do_not_depend_on_what_ran_before_or_on_threads():
             assert x.tanh().equal(want) and x.T.tanh().equal(want.T)
     finally:
         tw.set_num_threads(before)
-
-
-def test_programs_are_let_go_when_they_hold_too_much(monkeypatch):
-    kept = eager._Kept()
-    kept.limit = 3 * N * 4
-    monkeypatch.setattr(eager, "_KEPT", kept)
-    native, index = eager._Native(PRIMITIVES["scatter_add"]), np.zeros(N, np.int64)
-    want = {n: native.run(numbers(n), index[:n], numbers(n), dim=0) for n in range(N - 6, N)}
-    assert 0 < len(native._programs) <= 3 and kept.bytes <= kept.limit
-    for n, array in want.items():
-        np.testing.assert_array_equal(native.run(numbers(n), index[:n], numbers(n), dim=0), array)
 
 
 def test_errors_are_those_of_small_operations():

@@ -9,13 +9,14 @@ import pytest
 
 import twofold as tw
 from twofold import nn
-from twofold.backends.cpu import items, jit
+from twofold.backends.cpu import items
 from twofold.backends.cpu.items import Batch
 from twofold.backends.cpu.kernels.cut import Cut, tile_rows
+from twofold.backends.cpu.program import Program
 from twofold.backends.cpu.sizes import Size, divides, least, most, planned
-from twofold.compiler.single import program_of
-from twofold.ir import config
+from twofold.compiler.pipeline import optimize
 from twofold.ir.dtypes import float32
+from twofold.ir.graph import Graph
 from twofold.ir.primitive import PRIMITIVES
 from twofold.ir.types import TensorType
 
@@ -118,7 +119,9 @@ def test_a_lone_convolution_compiles_nothing_for_another_number_of_items():
     for n in (32, 31, 9):
         types = [TensorType((n, 3, 12, 12), float32), TensorType((8, 3, 3, 3), float32)]
         params = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
-        texts.append(set(program_of(PRIMITIVES["conv"], types, params, largest=32).texts.values()))
+        graph = Graph("convolution")
+        graph.set_outputs(graph.add(PRIMITIVES["conv"], [graph.add_input(t) for t in types], params))
+        texts.append(set(Program(optimize(graph), batch=Batch.of(types, 32)).texts.values()))
     assert texts[1] <= texts[0]
     assert texts[2] <= texts[0]
 
@@ -145,22 +148,6 @@ def test_code_that_asks_for_values_shares_its_programs_code():
         (leaf,) = segment.points[False].ways
         texts.append({*segment.program.texts.values(), *leaf.spec.program.texts.values()})
     assert texts[1] <= texts[0]
-
-
-def test_eager_convolutions_compile_nothing_for_fewer_items(monkeypatch):
-    w = tw.from_numpy(np.random.default_rng(0).standard_normal((24, 20, 3, 3)).astype(np.float32))
-    compiled = []
-    original = jit._compile_all
-    monkeypatch.setattr(config.CACHE_DIR, "value", None)
-    monkeypatch.setattr(
-        jit, "_compile_all", lambda texts, target: compiled.append(texts) or original(texts, target)
-    )
-    for n in (32, 31, 9):
-        x = tw.from_numpy(np.random.default_rng(n).standard_normal((n, 20, 13, 11)).astype(np.float32))
-        nn.functional.conv2d(x, w, padding=1)
-    first, *later = [sum(map(len, texts)) for texts in compiled]
-    assert first
-    assert not any(later)
 
 
 def test_shapes_that_come_out_are_plain():

@@ -2,7 +2,7 @@
 
 Their bits are those of compiled code for every shape, and new shapes compile nothing: what follows from shapes is
 worked out once for a combination and remembered. float16 and bfloat16 are widened first, and rounded once at the
-end. What there is no open kernel for, complex numbers, runs as programs of one node.
+end. What compiled code has no kernel for (integers, more than three spatial dimensions) is the reference's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from ..ir import forks
 from ..ir.dtypes import FLOATS, FROM_NUMPY, HALVES, DType, float32
-from ..ir.evaluate import value_types
+from ..ir.evaluate import runner, value_types
 from ..ir.primitive import PRIMITIVES, Primitive
 
 Array = np.ndarray[Any, Any]
@@ -29,22 +29,18 @@ _REMEMBERED = 1 << 10  # combinations of shapes, of each primitive
 _BYTES = 64 << 20  # of their tables, of each primitive
 
 
-def run_natively(programs: Callable[[Primitive], Callable[..., Any]]) -> None:
-    """Let eager code use native convolutions; only the first of them loads LLVM.
-
-    Args:
-        programs: how a primitive runs as programs of one node.
-    """
+def run_natively() -> None:
+    """Let eager code use native convolutions; only the first of them loads LLVM."""
     for name in NAMES:
         p = PRIMITIVES[name]
-        p.run = Convolution(p, programs(p)).run
+        p.run = Convolution(p).run
 
 
 class Convolution:
     """How eager code evaluates a convolution, or one of its gradients."""
 
-    def __init__(self, p: Primitive, programs: Callable[..., Any]):
-        self.p, self._programs = p, programs
+    def __init__(self, p: Primitive):
+        self.p, self._reference = p, runner(p)
         self._known: dict[Any, Kernel] = {}
         self._bytes = 0
         self.run = self._runner()
@@ -80,7 +76,7 @@ class Convolution:
         dtype = FROM_NUMPY.get(a.dtype)
         kernel = None if dtype is None else self._find(a, b, dtype, params)
         if kernel is None:
-            return self._programs(a, b, **params)
+            return self._reference(a, b, **params)
         rest = (params[name] for name in ("stride", "padding", "dilation", "groups"))
         key = (a.dtype, b.dtype, a.shape, b.shape, *rest, params.get("input_size"), params.get("kernel_size"))
         with self._lock:
@@ -92,7 +88,7 @@ class Convolution:
         return kernel(a, b)
 
     def _find(self, a: Array, b: Array, dtype: DType, params: dict[str, Any]) -> Kernel | None:
-        """What computes arrays of such shapes; None if programs do."""
+        """What computes arrays of such shapes; None if the reference does."""
         if dtype not in FLOATS or a.ndim > _MOST_DIMS:
             return None
         if dtype is float32:

@@ -1,4 +1,4 @@
-"""Programs of one primitive: for eager code (see eager.py), and to see what fusing them changes."""
+"""Programs of one primitive, to see what fusing them changes, and whether eager code has their bits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from .pipeline import optimize
 
 
 def program_of(
-    p: Primitive,
-    types: list[TensorType],
-    params: dict[str, Any],
-    constants: dict[int, Any] | None = None,
-    largest: int = 0,
+    p: Primitive, types: list[TensorType], params: dict[str, Any], constants: dict[int, Any] | None = None
 ) -> Program:
     """The primitive as a program.
 
@@ -25,9 +21,8 @@ def program_of(
         types: of all operands.
         constants: number of an operand -> its array, where that is a part of the program: a power by 2
             is another operation than one by any number. The program takes the other operands.
-        largest: how many items the operation was given before at most, see `Batch`.
     """
-    graph, known = Graph(f"eager {p.name}"), constants or {}
+    graph, known = Graph(p.name), constants or {}
     operands = [graph.constant(known[i]) if i in known else graph.add_input(t) for i, t in enumerate(types)]
     graph.set_outputs(graph.add(p, operands, params))
-    return Program(optimize(graph), batch=Batch.of([v.type for v in graph.inputs], largest))
+    return Program(optimize(graph), batch=Batch.of([v.type for v in graph.inputs]))
