@@ -143,7 +143,7 @@ def test_other_processors_have_the_same_bits(target, dtype):
 
 
 def test_code_for_neon_compiles():
-    module = Module(NEON.half)
+    module = Module(NEON)
     product.ProductKernels(dtypes.float32, NEON).emit(module)
     symbol = module.kernels["items"][0]  # it contains all others but the entries
     assert jit.object_code(module.texts()[symbol], NEON)

@@ -146,7 +146,7 @@ def test_other_processors_have_the_same_bits(target, dtype):
 
 
 def test_code_for_neon_compiles():
-    module = Module(NEON.half)
+    module = Module(NEON)
     node = node_of(PRIMITIVES["lstm_grad"], dtypes.float32, {"reverse": False})
     RecurringKernels(node, NEON).emit_all(module)
     assert all(jit.object_code(text, NEON) for text in module.texts().values())

@@ -265,7 +265,7 @@ def test_other_processors_have_the_same_bits(target, shape, outputs, padding, mo
 
 def test_code_for_neon_compiles():
     for kernels in (FilterKernels(NEON), GatherKernels(NEON)):
-        module = Module(NEON.half)
+        module = Module(NEON)
         kernels.emit(module)
         for text in module.texts().values():
             assert jit.object_code(text, NEON)

@@ -14,6 +14,7 @@ from twofold.backends.cpu.kernels.tile import copy_bytes, kernel_function
 from twofold.backends.cpu.layout import Buffer
 from twofold.backends.cpu.schedule import waves
 from twofold.backends.cpu.step import Step
+from twofold.backends.cpu.target import host
 from twofold.ir.dtypes import float32
 
 
@@ -69,7 +70,7 @@ def test_independent_chains_of_short_steps_are_tasks_of_one_wave():
 
 def written(emit):
     """The buffers, of three, that a kernel writes: `emit(f, bases)` says what it does."""
-    module = Module()
+    module = Module(host())
     f = kernel_function(module, "k")
     bases = [base(f, f.args[0], Buffer("temp", float32, 64, n)) for n in range(3)]
     emit(f, bases)

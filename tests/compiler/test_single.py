@@ -185,7 +185,8 @@ def test_exp_by_an_instruction():
     for lanes in (8, 16, 32):
         count = len(x) // lanes * lanes
         for scaling in (False, True):
-            module = Module(host().half, scaling)
+            module = Module(host())
+            module.hardware_scaling = scaling
             f = Function(module, "f", [("ptr", "x"), ("ptr", "y")])
             ty = vector("float", lanes)
 

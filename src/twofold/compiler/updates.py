@@ -125,7 +125,7 @@ class Update:
         self._little, self._chunk = maps.LITTLE, kernels.CHUNK
         host = target.host()
         kernel = kernels.UpdateKernel(*parts, host.lanes(4))
-        self._loaded = self._open.Loaded(kernels.kernel_module(kernel, host.half))
+        self._loaded = self._open.Loaded(kernels.kernel_module(kernel, host))
         self._code = self._loaded.address("run")
         self._entry = self._loaded.entry("update") if self._open.HAS_ENTRIES else None
 

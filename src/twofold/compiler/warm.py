@@ -81,7 +81,7 @@ def warm(tell: Callable[[str], object] = print) -> None:
 def _maps() -> Iterator[Module]:
     """Flat kernels of all that there is, and those that broadcast along rows for floating dtypes."""
     for count in (1, 2, 3):
-        module = Module(host().half)
+        module = Module(host())
         flat_entry(module, count)
         yield module
     for name in (*eager_maps.FUNCTIONS, *eager_maps.EXACT):
@@ -110,7 +110,7 @@ def _maps_of(name: str, dtype: DType) -> Iterator[Module]:
         if not has_map(node):
             continue
         for pattern, flat in _patterns(len(dtypes), dtype in _FLOATING):
-            module = Module(host().half)
+            module = Module(host())
             MapKernel(node, pattern, flat, host().lanes(4)).emit(module, "map")
             yield module
 
@@ -125,32 +125,32 @@ def _patterns(operands: int, wide: bool) -> Iterator[tuple[str, bool]]:
 
 
 def _reductions() -> Iterator[Module]:
-    module = Module(host().half)
+    module = Module(host())
     reduce_entry(module)
     yield module
     for name in eager_reductions.NAMES:
         for dtype in _COMMON:
             if dtype in PRIMITIVES[name].dtypes:
-                module = Module(host().half)
+                module = Module(host())
                 ReduceKernels(PRIMITIVES[name], dtype, host().lanes(4)).emit_all(module)
                 yield module
 
 
 def _products() -> Iterator[Module]:
     for dtype in _FLOATING:
-        module = Module(host().half)
+        module = Module(host())
         ProductKernels(dtype, host()).emit(module)
         yield module
 
 
 def _recurrences() -> Iterator[Module]:
-    module = Module(host().half)
+    module = Module(host())
     call_entry(module)
     yield module
     for name, dtype in itertools.product(eager_recurrent.NAMES, _FLOATING):
         for kind in ACTIVATIONS if name.startswith("rnn") else (None,):
             params = {"reverse": False} | ({} if kind is None else {"nonlinearity": kind})
-            module = Module(host().half)
+            module = Module(host())
             RecurringKernels(node_of_layer(PRIMITIVES[name], dtype, params), host()).emit_all(module)
             yield module
 

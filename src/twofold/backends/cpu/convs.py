@@ -76,7 +76,7 @@ class Convolutions:
 
 def module_of(dtype: DType, target: Target) -> Module:
     """The code for float32 or float64."""
-    module = Module(target.half)
+    module = Module(target)
     ConvolutionKernels(dtype, target).emit(module)
     return module
 

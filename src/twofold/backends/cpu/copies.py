@@ -43,7 +43,7 @@ def row_major(x: Array) -> Array:
 
 def module_of(itemsize: int) -> Module:
     """The code for elements of a size."""
-    module = Module(host().half)
+    module = Module(host())
     emit_turn(module, itemsize, lanes_of(itemsize))
     return module
 

@@ -57,13 +57,13 @@ class Draw:
 def module_of(name: str, target: Target | None = None) -> Module:
     """The code of a kind of draw."""
     target = target or host()
-    module = Module(target.half)
+    module = Module(target)
     emit_draw(module, name, target.lanes(4))
     return module
 
 
 def entry_module() -> Module:
     """The code that Python calls for all kinds."""
-    module = Module(host().half)
+    module = Module(host())
     draw_entry(module)
     return module

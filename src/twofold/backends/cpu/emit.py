@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .sizes import Key, Size, least
+from .target import Target
 
 _SYMBOL = re.compile(r"@([\w.$]+)")
 
@@ -34,11 +35,14 @@ class Module:
 
     Kernels with the same code are one function: buffers are numbered per kernel, in order of first
     use, so that equal layers have equal code.
+
+    Args:
+        target: the processor that it is for.
     """
 
-    def __init__(self, hardware_halves: bool = True, hardware_scaling: bool = False) -> None:
-        self.hardware_halves = hardware_halves  # whether the target converts float16 by an instruction
-        self.hardware_scaling = hardware_scaling  # whether it has one for x * 2**n (AVX-512); results are the same
+    def __init__(self, target: Target) -> None:
+        self.hardware_halves = target.half  # whether the target converts float16 by an instruction
+        self.hardware_scaling = target.scales  # whether it has one for x * 2**n; results are the same
         self.shared: dict[str, str] = {}  # private functions that kernels call
         self.declarations: dict[str, str] = {}
         self.bodies: dict[str, str] = {}  # code of a kernel -> its symbol

@@ -40,7 +40,7 @@ class Lowering:
         self.views: dict[Value, View] = {}
         self.buffers: list[Buffer] = []
         self.steps: list[Step] = []
-        self.module = Module(target.half, target.scales)
+        self.module = Module(target)
         self.scratch = 0
         self.checks = Checks(self.buffer("constant", int64, 1))
 

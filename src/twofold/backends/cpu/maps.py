@@ -50,7 +50,7 @@ class Map:
 
     def module(self, pattern: str, flat: bool) -> Module:
         """The code for a pattern, see Note [Patterns] in kernels/mapping.py."""
-        module = Module(self._target.half)
+        module = Module(self._target)
         MapKernel(self._node, pattern, flat, self._target.lanes(4)).emit(module, "map")
         return module
 
@@ -173,7 +173,7 @@ class PairMap(Map):
 
     def module(self, pattern: str, flat: bool) -> Module:
         """The code for a pattern, see Note [Patterns] in kernels/mapping.py."""
-        module = Module(self._target.half)
+        module = Module(self._target)
         wide = any(v.dtype.itemsize == 8 for node in self._parts.nodes for v in node.outputs)
         lanes = self._target.lanes(8 if wide else 4)
         PairKernel(self._node, self._parts, pattern, flat, lanes).emit(module, "map")
@@ -187,7 +187,7 @@ def flat_entries(operands: int, address: int) -> Callable[..., Array]:
     """The entry for a number of operands, of the flat kernel at an address."""
     loaded = _entries.get(operands)
     if loaded is None:
-        module = Module(host().half)
+        module = Module(host())
         flat_entry(module, operands)
         loaded = _entries.setdefault(operands, _open.Loaded(module))
     return loaded.entry(f"flat{operands}", np.array([address], np.uint64))

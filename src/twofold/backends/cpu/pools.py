@@ -197,14 +197,14 @@ class Pool:
 
 def module_of(kernels: PoolKernels, target: Target) -> Module:
     """The code for a pool."""
-    module = Module(target.half)
+    module = Module(target)
     kernels.emit(module)
     return module
 
 
 def entry_module(arrays: int) -> Module:
     """The code of an entry for a number of arrays."""
-    module = Module(host().half)
+    module = Module(host())
     pool_entry(module, arrays)
     return module
 

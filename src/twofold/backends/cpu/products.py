@@ -41,7 +41,7 @@ class Products:
     def __init__(self, dtype: DType, target: Target | None = None):
         target = target or host()
         self.kernels = kernels = ProductKernels(dtype, target)
-        module = Module(target.half)
+        module = Module(target)
         kernels.emit(module)
         self._code = _open.Loaded(module, target)
         self._at = {name: self._code.address(name) for name in ("pack", "multiply", "items", "columns")}

@@ -59,7 +59,7 @@ class Recurrent:
         self.node, self.dtype = node_of(p, dtype, params), dtype
         self.kernels = kernels = RecurringKernels(self.node, self.target)
         self.layer = kernels.layer
-        module = Module(self.target.half)
+        module = Module(self.target)
         kernels.emit_all(module)
         self._code = _open.Loaded(module, self.target)
         self._pack, self._layer = self._code.address("pack"), self._code.address("layer")
@@ -157,7 +157,7 @@ def _memory() -> int:
 def entry() -> Callable[..., Any]:
     """`f(plan.told, plan.table, operand, ..., result, ...)`, for all layers; returns the first if it was done."""
     if not _entry:
-        module = Module(host().half)
+        module = Module(host())
         name = call_entry(module)
         loaded = _open.Loaded(module)
         _entry[:] = [loaded.entry(name), loaded]

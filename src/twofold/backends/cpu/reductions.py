@@ -111,7 +111,7 @@ class Reduction:
     def __init__(self, p: Primitive, dtype: DType, target: Target | None = None):
         target = target or host()
         self.kernels = ReduceKernels(p, dtype, target.lanes(4))
-        module = Module(target.half)
+        module = Module(target)
         self.kernels.emit_all(module)
         self._code = _open.Loaded(module, target)
         self._at = {name: self._code.address(name) for name in ("rows", "parts", "join", "columns", "crossed")}
@@ -247,7 +247,7 @@ def _memory(nbytes: int) -> int:
 def little() -> Callable[[Array, Array, Array], Array]:
     """`f(x, plan, result)`, for all reductions; returns the result."""
     if not _entry:
-        module = Module(host().half)
+        module = Module(host())
         name = reduce_entry(module)
         loaded = _open.Loaded(module)
         _entry[:] = [(loaded.entry(name), loaded)]

@@ -148,6 +148,6 @@ class Gather(Scatter):
 
 def module_of(kernels: ScatterKernels, target: Target) -> Module:
     """The code for a dtype."""
-    module = Module(target.half)
+    module = Module(target)
     kernels.emit(module)
     return module

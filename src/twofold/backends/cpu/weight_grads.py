@@ -79,7 +79,7 @@ class Gradients:
 
 def module_of(dtype: DType, target: Target) -> Module:
     """The code for a dtype."""
-    module = Module(target.half)
+    module = Module(target)
     WeightGradKernels(dtype, target).emit(module, _open.HAS_ENTRIES)
     return module
 

@@ -82,7 +82,7 @@ def modules(target: Target) -> list[Module]:
     """The code: of convolutions and input gradients, and of weight gradients."""
     out = []
     for kernels in (FilterKernels(target), GatherKernels(target)):
-        out.append(Module(target.half))
+        out.append(Module(target))
         kernels.emit(out[-1])
     return out
 

@@ -15,6 +15,7 @@ from ..emit import Module, Number
 from ..group import Group
 from ..layout import Buffer, View
 from ..open import data, entry, leave
+from ..target import Target
 from .mapping import CHUNK, Words, elements
 from .rows import RowsKernel, Space, _Row
 from .tile import kernel_function
@@ -83,9 +84,9 @@ def update_entry(module: Module, kernel: str, arrays: int) -> str:
     return name
 
 
-def kernel_module(kernel: UpdateKernel, half: bool) -> Module:
+def kernel_module(kernel: UpdateKernel, target: Target) -> Module:
     """A module with a kernel, "run", and its entry, "update"."""
-    module = Module(half)
+    module = Module(target)
     kernel.emit(module, "run")
     update_entry(module, module.kernels["run"][0], len(kernel.values))
     return module
