@@ -38,9 +38,8 @@ class Pools:
     def __init__(self, p: Primitive):
         self.p = p
         self._reference = runner(p)
-        self._plans: dict[
-            Any, Any
-        ] = {}  # dtype, shape and params -> plan, its pool, its entry; None where NumPy does it
+        # dtype, shape and params -> plan, its pool, its entry; None where NumPy does it
+        self._plans: dict[Any, Any] = {}
         self._pools: dict[Any, Any] = {}
         self.after_fork()
         forks.tell(self)

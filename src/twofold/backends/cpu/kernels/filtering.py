@@ -51,16 +51,20 @@ FILTER_AT = LAY_AT + len(LAY)
 INNER_BLOCK = 16  # input channels of a chunk of "panels"
 
 
-class FilterKernels:
-    """The functions for one processor.
+class PanelKernels:
+    """Functions for one processor that multiply by the tiles of products.
 
     Attributes:
-        least_width: columns of the narrowest panel that the tiles of a product take whole.
+        least_width: columns of the narrowest panel that these tiles take whole.
     """
 
     def __init__(self, target: Target):
         self.lanes, self.most = target.lanes(4), target.tile_rows
         self.least_width = self.lanes if target.vector_bytes >= 32 else 2 * self.lanes
+
+
+class FilterKernels(PanelKernels):
+    """The functions of convolutions and their input gradients."""
 
     def emit(self, module: Module) -> None:
         """Write "lay", "panels" and "filter", and the entry "serial"."""

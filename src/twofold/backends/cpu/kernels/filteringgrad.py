@@ -15,9 +15,8 @@ from collections.abc import Sequence
 
 from ....ir.dtypes import float32
 from ..emit import Function, Module, Number, Val, vector
-from ..target import Target
 from .access import load, store
-from .filtering import LAY, LAY_AT, emit_lay, fill, fill_rows, table
+from .filtering import LAY, LAY_AT, PanelKernels, emit_lay, fill, fill_rows, table
 from .packing import transposed
 from .product import Word, call_tiles
 from .tile import kernel_function, scratch_of
@@ -47,16 +46,8 @@ GATHER_AT = LAY_OTHER_AT + len(LAY)
 INNER_BLOCK = 16  # input channels of a chunk of "combine"
 
 
-class GatherKernels:
-    """The functions for one processor.
-
-    Attributes:
-        least_width: columns of the narrowest panel that the tiles of a product take whole.
-    """
-
-    def __init__(self, target: Target):
-        self.lanes, self.most = target.lanes(4), target.tile_rows
-        self.least_width = self.lanes if target.vector_bytes >= 32 else 2 * self.lanes
+class GatherKernels(PanelKernels):
+    """The functions of weight gradients."""
 
     def emit(self, module: Module) -> None:
         """Write "lay", "lay_other", "gather" and "combine"."""

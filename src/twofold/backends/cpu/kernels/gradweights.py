@@ -33,7 +33,7 @@ from ..open import data, entry, leave
 from ..target import Target
 from .access import lanes_between, load, store
 from .packing import packer, transposed
-from .product import Word, call_tiles
+from .product import Word, call_tiles, switch
 from .tile import kernel_function, scratch_of
 
 # From word 2 on. What begins with x_ or g_ and is no size counts bytes, from one element to the next.
@@ -404,7 +404,7 @@ class WeightGradKernels:
 
         def several(count: Number, x: Val, three: Number, out: Val) -> None:
             args = [x, right, three, g, lines, columns, below, across, out, w["row_bytes"]]
-            _switch(f, f.int(f.sub(count, 1)), names, [f.int(a) if isinstance(a, int) else a for a in args])
+            switch(f, f.int(f.sub(count, 1)), names, [f.int(a) if isinstance(a, int) else a for a in args])
 
         f.when(square, lambda: several(f.mul(w["kernel_y"], w["kernel_x"]), x, down, out))
 
@@ -555,15 +555,3 @@ def _blocks(f: Function, w: dict[str, Val], lines: Number, block: Callable[..., 
 def _columns(f: Function, w: dict[str, Val], body: Callable[[Number, Number], None]) -> None:
     step = w["columns_at_once"]
     f.loop(0, w["columns"], lambda c: body(c, f.min(step, f.sub(w["columns"], c))), step=step)
-
-
-def _switch(f: Function, number: Val, names: Sequence[str], args: Sequence[Val]) -> None:
-    """Call the function of that number."""
-    after, labels = f.label("after"), [f.label("case") for _ in names]
-    targets = " ".join(f"i64 {i}, label %{label}" for i, label in enumerate(labels))
-    f.emit(f"switch i64 {number.ref}, label %{after} [ {targets} ]")
-    for name, label in zip(names, labels, strict=True):
-        f.start(label)
-        f.call(name, args)
-        f.emit(f"br label %{after}")
-    f.start(after)
