@@ -80,9 +80,8 @@ def main() -> None:
     """Print the table."""
     tw.set_num_threads(1)
     torch.set_num_threads(1)
-    print(
-        "| input | weight | stride | forward: eager, program, PyTorch | input | weight |\n|---|---|---|---|---|---|"
-    )
+    print("| input | weight | stride | forward: eager, program, PyTorch | input gradient | weight gradient |")
+    print("|---|---|---|---|---|---|")
     rng = np.random.default_rng(0)
     for x, w, stride, padding, groups in ROWS:
         title = f"| {'x'.join(map(str, x))} | {'x'.join(map(str, w))} | {stride} |"
